@@ -1,0 +1,22 @@
+#!/bin/bash
+# PID 1 of one lab host. Runs in mount, UTS, IPC and PID namespaces of its own, so that nothing of the machine changes:
+# the host sees its own libvirt directories, host name, users and groups. Arguments: state directory, host name.
+set -e
+state=$1
+hostname "$2"
+bind() { mkdir -p "$2" && mount --bind "$1" "$2"; }
+bind "$state/etc" /etc/libvirt
+bind "$state/run" /run/libvirt
+bind "$state/lib" /var/lib/libvirt
+bind "$state/log" /var/log/libvirt
+bind "$state/cache" /var/cache/libvirt
+# libvirtd started by root loads no QEMU driver unless user libvirt-qemu and group kvm exist, whatever qemu.conf says.
+for file in passwd group hosts; do mount --bind "$state/$file" "/etc/$file"; done
+cd /
+# A supervisor, as systemd would be: guests outlive a crash of the daemon.
+while :; do
+  libvirtd --config /etc/libvirt/libvirtd.conf --pid-file /run/libvirt/libvirtd.pid ${LIBVIRTD_ARGS-} </dev/null &
+  daemon=$!
+  while kill -0 $daemon 2>/dev/null; do wait $daemon || true; done
+  sleep 1
+done

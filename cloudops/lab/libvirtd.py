@@ -1,0 +1,368 @@
+"""A private libvirt host: libvirtd with QEMU in namespaces of its own, without systemd, beside whatever there is.
+
+Everything it starts is in one PID namespace and dies with it, however we end. Several hosts run side by side: each has
+its own state directory, host name, UUID and socket, and may live in a network namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from cloudops.lab.domain import GuestSpec, domain_xml
+from cloudops.lab.process import Child, ServiceError, find_program, log_tail
+
+READY_SECONDS = 60.0
+VIRSH_SECONDS = 60.0
+SOCKET_PATH_BYTES = 107
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """TCP or TLS listening of libvirtd, without authentication: for loopback and private networks only.
+
+    ``pki`` holds cacert.pem, servercert.pem and serverkey.pem (see ``cloudops.lab.pki``) when ``tls_port`` is set.
+    """
+
+    address: str = "127.0.0.1"
+    tcp_port: int = 0
+    tls_port: int = 0
+    pki: Path | None = None
+
+
+class LibvirtHost:
+    """One libvirt host. Not safe for use by several threads at once."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        name: str,
+        *,
+        listen: Listen | None = None,
+        vnc_ports: tuple[int, int] = (5900, 6899),
+        network_namespace: str = "",
+        socket_gid: int | None = None,
+    ) -> None:
+        """``socket_gid`` lets a group beside root use the socket: whoever may, is root on this host."""
+        self.state_dir = state_dir.absolute()
+        self.name = name
+        self.guests: dict[str, str] = {}
+        self._listen = listen
+        self._vnc_ports = vnc_ports
+        self._network_namespace = network_namespace
+        self._socket_gid = socket_gid
+        self._child: Child | None = None
+        self._lock: IO[str] | None = None
+
+    # -- life of the host
+
+    @property
+    def socket(self) -> Path:
+        return self.state_dir / "run" / "libvirt-sock"
+
+    @property
+    def uri(self) -> str:
+        return f"qemu+unix:///system?socket={self.socket}"
+
+    @property
+    def uuid(self) -> str:
+        """The host's UUID as libvirt reports it; two hosts on one machine must differ, or nothing migrates."""
+        return str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.name}.{self.state_dir}"))
+
+    @property
+    def log(self) -> Path:
+        return self.state_dir / "log" / "host.log"
+
+    def start(self) -> Self:
+        """Returns when libvirtd answers. Raises ServiceError when it cannot be had, saying why."""
+        if self._child is not None and self._child.is_running():
+            return self
+        if os.geteuid() != 0:
+            raise ServiceError("a libvirt host of our own needs root (namespaces, mounts). Remedy: run it through sudo")
+        if len(os.fsencode(self.socket)) > SOCKET_PATH_BYTES:
+            raise ServiceError(f"{self.socket} is too long for a socket. Remedy: use a shorter state directory")
+        for program, package in (("libvirtd", "libvirt-daemon"), ("virsh", "libvirt-clients")):
+            find_program(program, package=package)
+        find_program("qemu-system-x86_64", package="qemu-system-x86")
+        self._prepare()
+        self._launch()
+        return self
+
+    def stop(self, *, save_guests: bool = False) -> None:
+        """Ends the host and every process of it. ``save_guests`` keeps running guests' memory on disk first
+        (virDomainManagedSave), so that the next ``ensure_guest`` continues them within seconds."""
+        if self._child is None:
+            return
+        try:
+            if save_guests and self._child.is_running():
+                for guest in self.virsh("list", "--name").split():
+                    self.virsh("managedsave", guest)
+        finally:
+            self._kill_host(self._child)
+            self._child = None
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- guests
+
+    def ensure_guest(self, spec: GuestSpec, *, start: bool = True) -> str:
+        """Defines the guest if it is missing or was defined differently, starts it if it is off; returns its UUID."""
+        xml = domain_xml(spec, self.serial_log(spec.name))
+        definition = self.state_dir / "guests" / f"{spec.name}.xml"
+        running = spec.name in self.virsh("list", "--name").split()
+        if not running and (
+            not definition.exists() or definition.read_text() != xml or not self._is_defined(spec.name)
+        ):
+            with contextlib.suppress(ServiceError):
+                self.virsh("managedsave-remove", spec.name)
+            definition.touch(mode=0o600)
+            definition.write_text(xml)
+            self.virsh("define", str(definition))
+        if start and not running:
+            self._start_guest(spec.name)
+        self.guests[spec.name] = spec.reference
+        return spec.reference
+
+    def wait_booted(self, name: str, *, timeout_seconds: float = 60.0) -> None:
+        """Returns once the guest's shell is on its screen. Raises ServiceError after the timeout."""
+        self.wait_serial(name, "GUEST READY", timeout_seconds=timeout_seconds)
+
+    def wait_serial(self, name: str, text: str, *, timeout_seconds: float) -> str:
+        """Waits until the guest has written ``text`` to its serial line; returns the whole log."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            written = self.serial_log(name).read_text(errors="replace") if self.serial_log(name).exists() else ""
+            if text in written:
+                return written
+            if time.monotonic() > deadline:
+                raise ServiceError(
+                    f"guest {name} did not write {text!r} within {timeout_seconds:.0f} s:\n{written[-2000:]}"
+                )
+            time.sleep(0.05)
+
+    def serial_log(self, name: str) -> Path:
+        """What the guest wrote to ttyS0, since its last boot."""
+        return self.state_dir / "serial" / f"{name}.log"
+
+    def virsh(self, *arguments: str) -> str:
+        """Output of one virsh command against this host. Raises ServiceError with libvirt's own words."""
+        command = ["virsh", "--quiet", "--connect", self.uri, *arguments]
+        try:
+            done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=VIRSH_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise ServiceError(
+                f"{self.name} did not answer virsh {arguments[0]} within {VIRSH_SECONDS:.0f} s"
+            ) from error
+        except subprocess.CalledProcessError as error:
+            raise ServiceError(f"virsh {' '.join(arguments)}: {error.stderr.strip()}") from error
+        return done.stdout.strip()
+
+    # -- faults
+
+    def freeze(self, *, guests: bool = False) -> None:
+        """SIGSTOP to libvirtd (and its guests): sockets stay open and silent, as on a hung host."""
+        self._signal_all(signal.SIGSTOP, guests=guests)
+
+    def thaw(self) -> None:
+        """Undoes :meth:`freeze`."""
+        self._signal_all(signal.SIGCONT, guests=True)
+
+    def kill_daemon(self) -> None:
+        """SIGKILL to libvirtd, as in a crash. Guests live on; the supervisor starts it again about a second later."""
+        for pid in self._processes("libvirtd"):
+            os.kill(pid, signal.SIGKILL)
+
+    def guest_pid(self, name: str) -> int:
+        """Process id of a guest's QEMU. Raises ServiceError when it does not run."""
+        for pid in self._processes("qemu-system"):
+            if f"guest={name},".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        raise ServiceError(f"guest {name} does not run on {self.name}")
+
+    def kill_guest(self, name: str) -> None:
+        """SIGKILL to a guest's QEMU, as in a crash of it."""
+        os.kill(self.guest_pid(name), signal.SIGKILL)
+
+    # -- inside
+
+    def _prepare(self) -> None:
+        self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self._lock = (self.state_dir / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ServiceError(
+                f"another process runs a libvirt host in {self.state_dir}. Remedy: stop it first"
+            ) from error
+        shutil.rmtree(self.state_dir / "run", ignore_errors=True)
+        for folder in ("etc", "run", "lib", "log/qemu", "cache", "serial", "guests"):
+            (self.state_dir / folder).mkdir(parents=True, exist_ok=True)
+        (self.state_dir / "run").chmod(0o750)
+        if self._socket_gid is not None:
+            os.chown(self.state_dir / "run", -1, self._socket_gid)
+        _write(self.state_dir / "etc/libvirtd.conf", self._daemon_settings())
+        _write(self.state_dir / "etc/qemu.conf", self._qemu_settings())
+        _write(self.state_dir / "etc/libvirt.conf", [])
+        _write(self.state_dir / "hosts", ["127.0.0.1 localhost", f"127.0.1.1 {self.name}", *_lines("/etc/hosts")])
+        users = [line for line in _lines("/etc/passwd") if not line.startswith("libvirt-qemu:")]
+        _write(self.state_dir / "passwd", [*users, "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin"])
+        groups = [line for line in _lines("/etc/group") if not line.startswith(("libvirt-qemu:", "kvm:", "labusers:"))]
+        groups += ["kvm:x:64056:", "libvirt-qemu:x:64055:", f"labusers:x:{self._socket_gid or 0}:"]
+        _write(self.state_dir / "group", groups)
+
+    def _daemon_settings(self) -> list[str]:
+        listen = self._listen or Listen()
+        settings = {
+            "listen_tls": int(listen.tls_port > 0),
+            "listen_tcp": int(listen.tcp_port > 0),
+            "listen_addr": listen.address,
+            "tcp_port": str(listen.tcp_port or 16509),
+            "tls_port": str(listen.tls_port or 16514),
+            "auth_tcp": "none",
+            "auth_unix_ro": "none",
+            "auth_unix_rw": "none",
+            "unix_sock_group": "labusers",
+            "unix_sock_ro_perms": "0770",
+            "unix_sock_rw_perms": "0770",
+            "unix_sock_dir": "/run/libvirt",
+            "host_uuid": self.uuid,
+            "keepalive_interval": 5,
+            "keepalive_count": 3,
+            "log_outputs": "2:stderr",
+        }
+        if listen.pki is not None:
+            settings |= {
+                "ca_file": str(listen.pki / "cacert.pem"),
+                "cert_file": str(listen.pki / "servercert.pem"),
+                "key_file": str(listen.pki / "serverkey.pem"),
+            }
+        return [_setting(name, value) for name, value in settings.items()]
+
+    def _qemu_settings(self) -> list[str]:
+        address = self._listen.address if self._listen else "127.0.0.1"
+        settings: dict[str, str | int] = {
+            "user": "root",
+            "group": "root",
+            "dynamic_ownership": 0,
+            "remember_owner": 0,
+            "security_driver": "none",
+            "stdio_handler": "file",
+            "vnc_listen": address,
+            "remote_display_port_min": self._vnc_ports[0],
+            "remote_display_port_max": self._vnc_ports[1],
+            "keepalive_interval": 5,
+            "keepalive_count": 3,
+        }
+        if not address.startswith("127."):  # libvirtd refuses a loopback address here
+            settings |= {"migration_host": address, "migration_address": address}
+        return [
+            "namespaces = []",
+            "cgroup_controllers = []",
+            *(_setting(name, value) for name, value in settings.items()),
+        ]
+
+    def _launch(self) -> None:
+        script = Path(__file__).parent / "libvirt_host.sh"
+        command = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command += ["--propagation", "private", "bash", str(script), str(self.state_dir), self.name]
+        if self._network_namespace:
+            command = ["ip", "netns", "exec", self._network_namespace, *command]
+        environment = {**os.environ, "LC_ALL": "C.UTF-8", "LIBVIRTD_ARGS": "--listen" if self._listen else ""}
+        self.log.write_bytes(b"")
+        self._child = Child(
+            f"libvirt host {self.name}", command, log=self.log, env=environment, parent_death=signal.SIGKILL
+        )
+        try:
+            self._child.wait_ready(self._answers, deadline_seconds=READY_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _answers(self) -> bool:
+        if "Driver state initialization failed" in log_tail(self.log):
+            raise ServiceError(
+                f"libvirtd cannot load its QEMU driver. Its log is {self.log} and ends:\n{log_tail(self.log)}"
+            )
+        if not self.socket.exists():
+            return False
+        try:
+            self.virsh("list", "--all", "--name")
+        except ServiceError:
+            return False
+        return True
+
+    def _is_defined(self, name: str) -> bool:
+        return name in self.virsh("list", "--all", "--name").split()
+
+    def _start_guest(self, name: str) -> None:
+        if name in self.virsh("list", "--inactive", "--with-managed-save", "--name").split():
+            try:
+                self.virsh("start", name)
+            except ServiceError:  # saved by another version of QEMU, or damaged: a fresh boot is what is left
+                self.virsh("managedsave-remove", name)
+            else:
+                return
+        self.serial_log(name).write_bytes(b"")
+        self.virsh("start", name)
+
+    def _kill_host(self, child: Child) -> None:
+        inside = self._processes("")
+        child.kill()
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{pid}").exists() for pid in inside) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _processes(self, name: str) -> Sequence[int]:
+        """Processes of this host whose program starts with ``name``: PID 1 of its namespace and that one's children."""
+        if self._child is None:
+            return []
+        found = []
+        for init in _children(self._child.pid):
+            for pid in (init, *_children(init)):
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{pid}/comm").read_text().startswith(name):
+                        found.append(pid)
+        return found
+
+    def _signal_all(self, number: signal.Signals, *, guests: bool) -> None:
+        for name in ("libvirtd", "qemu-system") if guests else ("libvirtd",):
+            for pid in self._processes(name):
+                os.kill(pid, number)
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _setting(name: str, value: str | int) -> str:
+    return f"{name} = {value}" if isinstance(value, int) else f'{name} = "{value}"'
