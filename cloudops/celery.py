@@ -1,0 +1,25 @@
+"""The Celery application. Beat asks often; each job claims its own interval, so any number of beats is harmless."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cloudops.settings")
+
+app = Celery("cloudops")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+app.conf.beat_schedule = {
+    "console-reaper": {"task": "consoles.tasks.reap", "schedule": 5.0, "options": {"expires": 5}},
+    "inventory-sync": {"task": "cloudops.inventory.tasks.sync_due", "schedule": 5.0, "options": {"expires": 5}},
+    "housekeeping": {"task": "cloudops.managers.tasks.housekeeping", "schedule": 60.0, "options": {"expires": 60}},
+}
+
+
+@setup_logging.connect
+def keep_our_logging(**_: Any) -> None:
+    """Celery must not replace the logging that the settings configured."""

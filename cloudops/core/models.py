@@ -1,0 +1,254 @@
+"""Core's tables: the audit trail, run-time settings, long-running operations, interval ticks and idempotency keys."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, ClassVar
+
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+
+
+class Event(models.Model):
+    """One line of the audit trail. Never changed; ``subject`` outlives the object that it names."""
+
+    class Severity(models.TextChoices):
+        INFO = "info", "Info"
+        NOTICE = "notice", "Notice"
+        WARNING = "warning", "Warning"
+
+    at = models.DateTimeField(db_index=True)
+    kind = models.CharField(max_length=64, help_text="What happened, for example `console.opened`.")
+    severity = models.CharField(max_length=8, choices=Severity, default=Severity.INFO)
+    actor_kind = models.CharField(max_length=16)
+    actor_name = models.CharField(max_length=200)
+    actor_user_id = models.BigIntegerField(null=True, blank=True)
+    address = models.CharField(max_length=64, blank=True, help_text="The client's address.")
+    request_id = models.CharField(max_length=64, blank=True)
+    subject_type = models.CharField(max_length=64, blank=True)
+    subject_id = models.CharField(max_length=64, blank=True)
+    subject_name = models.CharField(max_length=255, blank=True)
+    project_id = models.UUIDField(null=True, blank=True)
+    from_state = models.CharField(max_length=64, blank=True)
+    to_state = models.CharField(max_length=64, blank=True)
+    reason = models.TextField(blank=True)
+    data = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["kind", "-id"], name="event_kind"),
+            models.Index(fields=["actor_user_id", "-id"], name="event_actor"),
+            models.Index(fields=["subject_type", "subject_id", "-id"], name="event_subject"),
+            models.Index(fields=["project_id", "-id"], name="event_project"),
+            models.Index(fields=["severity", "-id"], name="event_severity"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.kind} {self.subject_name}"
+
+
+class RuntimeSettings(models.Model):
+    """What an operator tunes while CloudOps runs: one row. Form, API and docs are made from these fields.
+
+    A field's ``help_text`` is for people and names the recommended range; the unit is in the field's name.
+    """
+
+    console_cleanup_interval_seconds = models.PositiveIntegerField(
+        "Console cleanup interval",
+        default=300,
+        validators=[MinValueValidator(10), MaxValueValidator(86_400)],
+        help_text="How often the reaper tidies up console sessions. Recommended: 5 to 10 minutes (300–600).",
+    )
+    console_retention_seconds = models.PositiveIntegerField(
+        "Console history retention",
+        default=7_200,
+        validators=[MinValueValidator(60), MaxValueValidator(31_536_000)],
+        help_text="How long ended console sessions are kept for the history. Recommended: 1 to 2 hours (3600–7200).",
+    )
+    console_idle_warning_seconds = models.PositiveIntegerField(
+        "Idle warning after",
+        default=600,
+        validators=[MinValueValidator(10), MaxValueValidator(86_400)],
+        help_text="After this long without key or pointer input the console's page warns and counts down.",
+    )
+    console_idle_disconnect_seconds = models.PositiveIntegerField(
+        "Idle disconnect after",
+        default=900,
+        validators=[MinValueValidator(20), MaxValueValidator(86_400)],
+        help_text="After this long without key or pointer input the console is disconnected. Longer than the warning.",
+    )
+    console_max_seconds = models.PositiveIntegerField(
+        "Longest console session",
+        default=0,
+        validators=[MaxValueValidator(604_800)],
+        help_text="A console is disconnected after this long, whatever its use. 0 means no such limit.",
+    )
+    console_redeem_seconds = models.PositiveIntegerField(
+        "Console link valid for",
+        default=60,
+        validators=[MinValueValidator(5), MaxValueValidator(600)],
+        help_text="How long the one-time secret of a console link can be used; it holds a slot meanwhile.",
+    )
+    console_resume_seconds = models.PositiveIntegerField(
+        "Resume a dropped console within",
+        default=60,
+        validators=[MinValueValidator(5), MaxValueValidator(600)],
+        help_text="How long a page whose line dropped may take its console up again by itself.",
+    )
+    console_host_limit = models.PositiveIntegerField(
+        "Consoles per host",
+        default=40,
+        validators=[MinValueValidator(1), MaxValueValidator(10_000)],
+        help_text="How many consoles may be open on one host, unless the host has a limit of its own.",
+    )
+    console_vm_limit = models.PositiveIntegerField(
+        "Consoles per VM",
+        default=40,
+        validators=[MinValueValidator(1), MaxValueValidator(1_000)],
+        help_text="How many consoles may be open on one VM. A lower limit of the platform itself wins.",
+    )
+    console_user_limit = models.PositiveIntegerField(
+        "Consoles per user",
+        default=40,
+        validators=[MinValueValidator(1), MaxValueValidator(1_000)],
+        help_text="How many consoles one person may have open.",
+    )
+    console_count_foreign = models.BooleanField(
+        "Count foreign connections",
+        default=True,
+        help_text="Whether connections that were not made through CloudOps take slots of their host and VM.",
+    )
+    inventory_sync_interval_seconds = models.PositiveIntegerField(
+        "Inventory synchronisation interval",
+        default=60,
+        validators=[MinValueValidator(5), MaxValueValidator(86_400)],
+        help_text="How often every host is read again in full; events tell of changes in between.",
+    )
+    audit_retention_days = models.PositiveIntegerField(
+        "Audit trail retention",
+        default=365,
+        validators=[MinValueValidator(1), MaxValueValidator(3_650)],
+        help_text="How long audit events are kept.",
+    )
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        verbose_name_plural = "runtime settings"
+        constraints = [
+            models.CheckConstraint(condition=models.Q(pk=1), name="runtime_settings_single_row"),
+            models.CheckConstraint(
+                condition=models.Q(console_idle_disconnect_seconds__gt=models.F("console_idle_warning_seconds")),
+                name="runtime_settings_idle_order",
+                violation_error_message="The idle disconnect must come later than the idle warning.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return "Runtime settings"
+
+
+class Operation(models.Model):
+    """A long-running job: the one shape for every async act, with steps that a page can show.
+
+    ``steps`` is a list of ``{"name", "status": pending|running|done|failed, "detail", "at"}``.
+    """
+
+    class Status(models.TextChoices):
+        PENDING = "pending", "Pending"
+        RUNNING = "running", "Running"
+        SUCCEEDED = "succeeded", "Succeeded"
+        FAILED = "failed", "Failed"
+        CANCELLED = "cancelled", "Cancelled"
+
+    TRANSITIONS: ClassVar[dict[str, set[str]]] = {
+        Status.PENDING: {Status.RUNNING, Status.FAILED, Status.CANCELLED},
+        Status.RUNNING: {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED},
+        Status.SUCCEEDED: set(),
+        Status.FAILED: set(),
+        Status.CANCELLED: set(),
+    }
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=64)
+    status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
+    title = models.CharField(max_length=200, help_text="What it does, for people.")
+    subject_type = models.CharField(max_length=64)
+    subject_id = models.CharField(max_length=64)
+    subject_name = models.CharField(max_length=255)
+    project_id = models.UUIDField(null=True, blank=True)
+    requested_by_id = models.BigIntegerField(null=True, blank=True)
+    requested_by_name = models.CharField(max_length=200)
+    progress_percent = models.PositiveSmallIntegerField(default=0)
+    steps = models.JSONField(default=list)
+    params = models.JSONField(default=dict)
+    result = models.JSONField(default=dict)
+    error_code = models.CharField(max_length=64, blank=True)
+    error_detail = models.TextField(blank=True)
+    error_remedy = models.TextField(blank=True)
+    read_at = models.DateTimeField(null=True, blank=True, help_text="When its failure was acknowledged.")
+    created_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True, blank=True)
+    heartbeat_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(status__in=["pending", "running", "succeeded", "failed", "cancelled"]),
+                name="operation_status_known",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(progress_percent__lte=100), name="operation_progress_at_most_100"
+            ),
+            models.UniqueConstraint(
+                fields=["subject_type", "subject_id"],
+                condition=models.Q(status__in=["pending", "running"]),
+                name="operation_one_live_per_subject",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["status", "heartbeat_at"], name="operation_status"),
+            models.Index(fields=["requested_by_id", "-created_at"], name="operation_requester"),
+            models.Index(fields=["project_id", "-created_at"], name="operation_project"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.title} ({self.status})"
+
+
+class Tick(models.Model):
+    """When an interval job last ran, so that any number of beats and workers run it once an interval."""
+
+    name = models.CharField(max_length=64, primary_key=True)
+    last_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class IdempotencyKey(models.Model):
+    """The stored answer to a POST that carried an Idempotency-Key; kept for a day."""
+
+    actor = models.CharField(max_length=64)
+    key = models.CharField(max_length=128)
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of method, path and body.")
+    status = models.PositiveSmallIntegerField(default=0, help_text="0 while the first request is still at work.")
+    body_encrypted = models.BinaryField(default=bytes, help_text="The answer, encrypted: it may hold a secret.")
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["actor", "key"], name="idempotency_key_once")]
+
+    def __str__(self) -> str:
+        return f"{self.actor} {self.key}"
+
+
+def subject_of(obj: models.Model) -> dict[str, Any]:
+    """The three columns by which events and operations name an object."""
+    return {
+        "subject_type": obj._meta.label_lower,
+        "subject_id": str(obj.pk),
+        "subject_name": str(obj)[:255],
+    }

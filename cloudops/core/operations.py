@@ -1,0 +1,124 @@
+"""Operations: start a long-running job, tell how far it is, end it. One live operation per subject, by constraint."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import IntegrityError, models, transaction
+
+from cloudops.core import events, live
+from cloudops.core.actors import Actor, system
+from cloudops.core.errors import Conflict
+from cloudops.core.models import Operation, subject_of
+from cloudops.core.state import transition
+
+STALE_SECONDS = 120
+
+
+class OperationRunning(Conflict):
+    code = "operation-running"
+    title = "Another operation is at work on this."
+    remedy = "Wait until it ends, or cancel it."
+
+
+def start(
+    *,
+    kind: str,
+    title: str,
+    subject: models.Model,
+    steps: list[str],
+    by: Actor,
+    now: datetime,
+    params: dict[str, Any] | None = None,
+) -> Operation:
+    """Creates a pending operation. Raises :class:`OperationRunning` when ``subject`` has a live one already."""
+    try:
+        with transaction.atomic():
+            operation = Operation.objects.create(
+                kind=kind,
+                title=title,
+                project_id=getattr(subject, "project_id", None),
+                requested_by_id=by.user_id,
+                requested_by_name=by.name,
+                steps=[{"name": name, "status": "pending", "detail": "", "at": None} for name in steps],
+                params=params or {},
+                created_at=now,
+                **subject_of(subject),
+            )
+            events.record(f"operation.{kind}", by=by, now=now, subject=subject, data={"operation": str(operation.pk)})
+    except IntegrityError as error:
+        running = Operation.objects.filter(
+            **{k: v for k, v in subject_of(subject).items() if k != "subject_name"}, status__in=["pending", "running"]
+        ).first()
+        if running is None:
+            raise
+        raise OperationRunning(f"“{running.title}” is {running.status}.", operation=str(running.pk)) from error
+    _tell(operation)
+    return operation
+
+
+def begin(operation: Operation, *, by: Actor, now: datetime) -> None:
+    """A worker takes the operation up. Raises TransitionConflict when another has."""
+    transition(operation, to=Operation.Status.RUNNING, by=by, now=now, started_at=now, heartbeat_at=now)
+    _tell(operation)
+
+
+def step(operation: Operation, index: int, status: str, *, now: datetime, detail: str = "", percent: int | None = None) -> None:
+    """Notes how one step goes; also the operation's heartbeat."""
+    operation.steps[index].update(status=status, detail=detail, at=now.isoformat())
+    if percent is None:
+        done = sum(1 for item in operation.steps if item["status"] == "done")
+        percent = round(100 * done / max(1, len(operation.steps)))
+    operation.progress_percent = percent
+    operation.heartbeat_at = now
+    operation.save(update_fields=["steps", "progress_percent", "heartbeat_at"])
+    _tell(operation)
+
+
+def succeed(operation: Operation, *, by: Actor, now: datetime, result: dict[str, Any] | None = None) -> None:
+    """Ends it well."""
+    fields = {"ended_at": now, "progress_percent": 100, "result": result or {}}
+    transition(operation, to=Operation.Status.SUCCEEDED, by=by, now=now, **fields)
+    _tell(operation)
+
+
+def fail(operation: Operation, *, by: Actor, now: datetime, code: str, detail: str, remedy: str) -> None:
+    """Ends it badly, in words."""
+    transition(
+        operation,
+        to=Operation.Status.FAILED,
+        by=by,
+        now=now,
+        reason=detail,
+        severity="warning",
+        ended_at=now,
+        error_code=code,
+        error_detail=detail,
+        error_remedy=remedy,
+    )
+    _tell(operation)
+
+
+def fail_stale(*, now: datetime) -> int:
+    """Fails operations whose worker went silent, saying so; returns how many."""
+    stale = Operation.objects.filter(
+        models.Q(status=Operation.Status.RUNNING, heartbeat_at__lt=now - timedelta(seconds=STALE_SECONDS))
+        | models.Q(status=Operation.Status.PENDING, created_at__lt=now - timedelta(seconds=STALE_SECONDS))
+    )
+    count = 0
+    for operation in stale:
+        fail(
+            operation,
+            by=system("reaper"),
+            now=now,
+            code="worker-lost",
+            detail="The worker that did this went silent.",
+            remedy="Look at the present state, then start it again if it is still needed.",
+        )
+        count += 1
+    return count
+
+
+def _tell(operation: Operation) -> None:
+    live.publish("operations", f"operation:{operation.pk}")

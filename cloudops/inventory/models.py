@@ -1,0 +1,236 @@
+"""Clusters, management endpoints, hosts, VMs, offerings and tags."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.db.models import Q
+
+from cloudops.accounts.models import Project
+from cloudops.hypervisors.port import Kind, PowerState
+
+validate_tag = RegexValidator(r"^[a-z0-9][a-z0-9._-]{0,62}$", "Use lower-case letters, digits, dots, hyphens and underscores.")
+
+
+class Tag(models.Model):
+    """A word that hosts carry and that offerings and templates ask for."""
+
+    name = models.CharField(max_length=63, unique=True, validators=[validate_tag])
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Cluster(models.Model):
+    """Hosts among which VMs may move freely."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=100, unique=True)
+    position = models.PositiveIntegerField(default=0, help_text="Order on the screens.")
+    description = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["position", "name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Endpoint(models.Model):
+    """A management endpoint: one libvirt daemon, or one vCenter with many hosts. Its secret is encrypted."""
+
+    KINDS = [(Kind.LIBVIRT, "KVM (libvirt)"), (Kind.VSPHERE, "VMware (vSphere)"), (Kind.SIMULATED, "Simulated")]
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=16, choices=KINDS)
+    uri = models.CharField("URI", max_length=500, unique=True)
+    username = models.CharField(max_length=200, blank=True)
+    secret_encrypted = models.TextField(blank=True, editable=False)
+    certificate_sha256 = models.CharField(max_length=95, blank=True)
+    timeout_seconds = models.PositiveSmallIntegerField(
+        default=10, validators=[MinValueValidator(1), MaxValueValidator(120)], help_text="Deadline of every call."
+    )
+    synced_at = models.DateTimeField(null=True, blank=True)
+    watched_by = models.CharField(max_length=100, blank=True, help_text="The watcher process that listens for its events.")
+    watch_until = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["uri"]
+        constraints = [
+            models.CheckConstraint(condition=Q(kind__in=["libvirt", "vsphere", "simulated"]), name="endpoint_kind_known")
+        ]
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+class Connection(models.TextChoices):
+    """Whether CloudOps reaches a host (observed, never set by people)."""
+
+    UP = "up", "Up"
+    UNREACHABLE = "unreachable", "Unreachable"
+    UNKNOWN = "unknown", "Not seen yet"
+
+
+class Host(models.Model):
+    """A hypervisor host. Will (`schedulable`) and observation (`connection`) are separate fields.
+
+    Capacity columns come from the host; ``*_override`` columns are the operator's and win.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, related_name="hosts")
+    cluster = models.ForeignKey(Cluster, on_delete=models.PROTECT, related_name="hosts")
+    ref = models.CharField(max_length=200, help_text="The host's stable name within its endpoint.")
+    name = models.CharField(max_length=200)
+    tags = models.ManyToManyField(Tag, blank=True, related_name="hosts")
+
+    management_address = models.CharField(
+        max_length=255,
+        blank=True,
+        help_text="Where the console proxy reaches this host (OpenStack: `vncserver_proxyclient_address`). "
+        "Empty: the address in the URI.",
+    )
+    vnc_listen_address = models.CharField(
+        max_length=255,
+        default="0.0.0.0",  # noqa: S104 - what a guest's VNC server listens on, so that live migration works
+        help_text="Where guests' VNC servers listen (OpenStack: `vncserver_listen`). 0.0.0.0 lets VMs move between hosts.",
+    )
+
+    schedulable = models.BooleanField(default=True, help_text="Off: no new VMs are placed here (cordon).")
+    connection = models.CharField(max_length=16, choices=Connection, default=Connection.UNKNOWN)
+    connection_changed_at = models.DateTimeField(null=True, blank=True)
+    error_code = models.CharField(max_length=64, blank=True)
+    error_detail = models.TextField(blank=True)
+    error_remedy = models.TextField(blank=True)
+
+    cpu_threads = models.PositiveIntegerField(default=0)
+    cpu_mhz = models.PositiveIntegerField(default=0)
+    cpu_model = models.CharField(max_length=200, blank=True)
+    cpu_percent = models.FloatField(null=True, blank=True)
+    memory_mib = models.PositiveIntegerField(default=0)
+    memory_free_mib = models.PositiveIntegerField(default=0)
+    hypervisor_version = models.CharField(max_length=100, blank=True)
+    cpu_threads_override = models.PositiveIntegerField(null=True, blank=True, validators=[MinValueValidator(1)])
+    memory_mib_override = models.PositiveIntegerField(null=True, blank=True, validators=[MinValueValidator(1)])
+    console_limit_override = models.PositiveIntegerField(
+        "Console limit",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(10_000)],
+        help_text="How many consoles may be open on this host. Empty: the installation's limit.",
+    )
+    synced_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["cluster__position", "cluster__name", "name", "id"]
+        constraints = [
+            models.UniqueConstraint(fields=["endpoint", "ref"], name="host_once_per_endpoint"),
+            models.CheckConstraint(condition=Q(connection__in=["up", "unreachable", "unknown"]), name="host_connection_known"),
+        ]
+        indexes = [models.Index(fields=["connection"], name="host_connection"), models.Index(fields=["name"], name="host_name")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def total_cpu_threads(self) -> int:
+        return self.cpu_threads_override or self.cpu_threads
+
+    @property
+    def total_memory_mib(self) -> int:
+        return self.memory_mib_override or self.memory_mib
+
+    @property
+    def is_simulated(self) -> bool:
+        """Needs ``select_related("endpoint")``."""
+        return self.endpoint.kind == Kind.SIMULATED
+
+
+class Offering(models.Model):
+    """What a VM may be: CPU, memory, tags, and whether a running VM may be resized into it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=100, unique=True)
+    description = models.TextField(blank=True)
+    vcpus = models.PositiveIntegerField("vCPUs", validators=[MinValueValidator(1), MaxValueValidator(1_024)])
+    cpu_mhz = models.PositiveIntegerField(
+        "CPU speed",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(100), MaxValueValidator(10_000)],
+        help_text="MHz per vCPU. Empty: no share is set.",
+    )
+    memory_mib = models.PositiveIntegerField("Memory", validators=[MinValueValidator(16), MaxValueValidator(16_777_216)])
+    dynamic_scaling = models.BooleanField(
+        "Dynamic scaling", default=False, help_text="Running VMs may be resized to this offering."
+    )
+    host_tags = models.ManyToManyField(Tag, blank=True, related_name="offerings")
+    enabled = models.BooleanField(default=True, help_text="Off: nobody can choose it any more; VMs that have it keep it.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["vcpus", "memory_mib", "name", "id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Vm(models.Model):
+    """A VM as its hypervisor last reported it, and the project that it belongs to."""
+
+    POWER_STATES = [
+        (PowerState.RUNNING, "Running"),
+        (PowerState.PAUSED, "Paused"),
+        (PowerState.OFF, "Off"),
+        (PowerState.CRASHED, "Crashed"),
+        (PowerState.UNKNOWN, "Unknown"),
+    ]
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    ref = models.CharField(max_length=200, help_text="The VM's stable name on its hypervisor.")
+    name = models.CharField(max_length=255)
+    host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="vms")
+    project = models.ForeignKey(Project, null=True, blank=True, on_delete=models.SET_NULL, related_name="vms")
+    offering = models.ForeignKey(Offering, null=True, blank=True, on_delete=models.SET_NULL, related_name="vms")
+    power_state = models.CharField(max_length=16, choices=POWER_STATES, default=PowerState.UNKNOWN)
+    vcpus = models.PositiveIntegerField(default=0)
+    memory_mib = models.PositiveIntegerField(default=0)
+    max_vcpus = models.PositiveIntegerField(null=True, blank=True)
+    max_memory_mib = models.PositiveIntegerField(null=True, blank=True)
+    guest_os = models.CharField(max_length=200, blank=True)
+    has_console = models.BooleanField(default=True)
+    max_consoles = models.PositiveIntegerField(null=True, blank=True, help_text="The platform's own limit, where it has one.")
+    missing_since = models.DateTimeField(null=True, blank=True, help_text="When its hypervisor stopped reporting it.")
+    synced_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name = "VM"
+        ordering = ["name", "id"]
+        constraints = [
+            models.UniqueConstraint(fields=["host", "ref"], name="vm_once_per_host"),
+            models.CheckConstraint(
+                condition=Q(power_state__in=["running", "paused", "off", "crashed", "unknown"]), name="vm_power_known"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["name", "id"], name="vm_name"),
+            models.Index(fields=["project", "name"], name="vm_project"),
+            models.Index(fields=["power_state", "name"], name="vm_power"),
+            models.Index(fields=["ref"], name="vm_ref"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_running(self) -> bool:
+        return self.power_state == PowerState.RUNNING
