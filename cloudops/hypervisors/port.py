@@ -259,6 +259,12 @@ class TimedOut(Unreachable):
     remedy = "The host may be frozen or overloaded. Look at its load and at its libvirtd or hostd log."
 
 
+class Overloaded(Unreachable):
+    code = "hypervisor-overloaded"
+    title = "Too many requests wait for this host already."
+    remedy = "The host answers slowly. Try again in a few seconds; look at its load if this stays."
+
+
 class AuthenticationFailed(HypervisorError):
     code = "hypervisor-authentication"
     title = "The host's management service refused the credentials."

@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 KERNEL_METAPACKAGE = "linux-image-cloud-amd64"
 BUSYBOX = Path("/bin/busybox")
 DOWNLOAD_SECONDS = 300
-DIRECTORIES = ["bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "lib", "lib/modules", "proc", "root", "run", "sys", "tmp"]
+DIRECTORIES = ("bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "lib", "lib/modules", "proc", "root", "sys", "tmp")
 MODULES = (
     "drivers/virtio/virtio",
     "drivers/virtio/virtio_ring",

@@ -232,7 +232,7 @@ class LibvirtHost:
 
     def _daemon_settings(self) -> list[str]:
         listen = self._listen or Listen()
-        settings = {
+        settings: dict[str, str | int] = {
             "listen_tls": int(listen.tls_port > 0),
             "listen_tcp": int(listen.tcp_port > 0),
             "listen_addr": listen.address,
