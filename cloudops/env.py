@@ -110,25 +110,36 @@ def database_config(url: str) -> DatabaseConfig:
             "PASSWORD": unquote(parts.password or ""),
             "HOST": unquote(parts.hostname or ""),
             "PORT": str(parts.port or ""),
-            "CONN_MAX_AGE": 60,
             "CONN_HEALTH_CHECKS": True,
             "OPTIONS": {
                 "connect_timeout": 5,
-                "options": "-c statement_timeout=20000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=60000",
+                # Under ASGI requests run on many threads: a pool keeps connections few and their start cheap.
+                "pool": {"min_size": 1, "max_size": 20, "timeout": 10},
+                "options": " ".join(
+                    (
+                        "-c statement_timeout=20000",
+                        "-c lock_timeout=10000",
+                        "-c idle_in_transaction_session_timeout=60000",
+                    )
+                ),
             },
         }
     raise MisconfiguredError(
-        f"CLOUDOPS_DATABASE_URL begins with {scheme!r}. Use sqlite:////absolute/path or postgresql://user:password@host/name."
+        f"CLOUDOPS_DATABASE_URL begins with {scheme!r}. "
+        "Use sqlite:////absolute/path or postgresql://user:password@host/name."
     )
 
 
 DEBUG = env_bool("CLOUDOPS_DEBUG", False, "Django's debug mode. Never in production.")
-SECRET_KEY = env_secret("CLOUDOPS_SECRET_KEY", "Signs sessions. At least 50 random characters, the same on every server.")
+SECRET_KEY = env_secret(
+    "CLOUDOPS_SECRET_KEY", "Signs sessions. At least 50 random characters, the same on every server."
+)
 ENCRYPTION_KEYS = [
     key.strip()
     for key in env_secret(
         "CLOUDOPS_ENCRYPTION_KEYS",
-        "Fernet keys, comma-separated, that encrypt stored credentials; the first encrypts, all decrypt. Same everywhere.",
+        "Fernet keys, comma-separated, that encrypt stored credentials: the first encrypts, all decrypt. "
+        "The same on every server.",
     ).split(",")
     if key.strip()
 ]
@@ -148,21 +159,31 @@ PUBLIC_URL = env_str(
     "The address people use, without a path. Console links begin with it unless the console base URL is set.",
 ).rstrip("/")
 CONSOLE_BASE_URL = env_str(
-    "CLOUDOPS_CONSOLE_BASE_URL", "", "Public console base URL (OpenStack: `novncproxy_base_url`). Empty: the public URL."
+    "CLOUDOPS_CONSOLE_BASE_URL",
+    "",
+    "Public console base URL (OpenStack: `novncproxy_base_url`). Empty: the public URL.",
 ).rstrip("/")
 ALLOWED_HOSTS = env_list(
     "CLOUDOPS_ALLOWED_HOSTS", "", "Host names that the server answers to, besides the public and console URLs' own."
 )
 TRUSTED_PROXIES = env_list(
-    "CLOUDOPS_TRUSTED_PROXIES", "", "Addresses or networks of load balancers whose X-Forwarded-For and -Proto are believed."
+    "CLOUDOPS_TRUSTED_PROXIES",
+    "",
+    "Addresses or networks of load balancers whose X-Forwarded-For and -Proto are believed.",
 )
 METRICS_ALLOWED = env_list(
     "CLOUDOPS_METRICS_ALLOWED", "127.0.0.1,::1", "Addresses or networks that may read /metrics without a token."
 )
 SERVER_NAME = env_str("CLOUDOPS_SERVER_NAME", "", "Name of this management server. Empty: the machine's host name.")
-LOG_LEVEL = env_str("CLOUDOPS_LOG_LEVEL", "INFO", "Least severity that is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
-LOG_FORMAT = env_str("CLOUDOPS_LOG_FORMAT", "json", "`json` for machines, `console` for people.", choices=("json", "console"))
-EMAIL_URL = env_str("CLOUDOPS_EMAIL_URL", "", "`smtp://user:password@host:587` for password mails. Empty: no mail is sent.")
+LOG_LEVEL = env_str(
+    "CLOUDOPS_LOG_LEVEL", "INFO", "Least severity that is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR")
+)
+LOG_FORMAT = env_str(
+    "CLOUDOPS_LOG_FORMAT", "json", "`json` for machines, `console` for people.", choices=("json", "console")
+)
+EMAIL_URL = env_str(
+    "CLOUDOPS_EMAIL_URL", "", "`smtp://user:password@host:587` for password mails. Empty: no mail is sent."
+)
 OIDC_SERVER_URL = env_str("CLOUDOPS_OIDC_SERVER_URL", "", "OpenID Connect issuer. Empty: no single sign-on.")
 OIDC_CLIENT_ID = env_str("CLOUDOPS_OIDC_CLIENT_ID", "", "OpenID Connect client id.")
 OIDC_CLIENT_SECRET = env_secret("CLOUDOPS_OIDC_CLIENT_SECRET", "OpenID Connect client secret.")

@@ -27,7 +27,9 @@ CONSOLE_BASE_URL = env.CONSOLE_BASE_URL or env.PUBLIC_URL
 SERVER_NAME = env.SERVER_NAME or socket.gethostname()
 _public = [urlsplit(PUBLIC_URL), urlsplit(CONSOLE_BASE_URL)]
 SECURE = all(url.scheme == "https" for url in _public)
-ALLOWED_HOSTS = sorted({*(url.hostname or "" for url in _public), *env.ALLOWED_HOSTS, "localhost", "127.0.0.1", "[::1]"})
+ALLOWED_HOSTS = sorted(
+    {*(url.hostname or "" for url in _public), *env.ALLOWED_HOSTS, "localhost", "127.0.0.1", "[::1]"}
+)
 CSRF_TRUSTED_ORIGINS = sorted({f"{url.scheme}://{url.netloc}" for url in _public})
 TRUSTED_PROXIES = [ipaddress.ip_network(item, strict=False) for item in env.TRUSTED_PROXIES]
 METRICS_ALLOWED = [ipaddress.ip_network(item, strict=False) for item in env.METRICS_ALLOWED]
@@ -168,7 +170,9 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-SILENCED_SYSTEM_CHECKS = ["security.W004", "security.W008", "security.W012", "security.W016"] if not SECURE else ["security.W008"]
+SILENCED_SYSTEM_CHECKS = (
+    ["security.W004", "security.W008", "security.W012", "security.W016"] if not SECURE else ["security.W008"]
+)
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [

@@ -133,7 +133,9 @@ class ReleaseRequest(models.Model):
         ordering = ["-created_at", "id"]
         constraints = [
             models.UniqueConstraint(
-                fields=["session", "requested_by"], condition=Q(answered_at__isnull=True), name="release_request_once_open"
+                fields=["session", "requested_by"],
+                condition=Q(answered_at__isnull=True),
+                name="release_request_once_open",
             )
         ]
 

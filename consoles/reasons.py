@@ -77,7 +77,7 @@ _TABLE: dict[ClosedReason, _Reason] = {
 class Refused(enum.StrEnum):
     """Why a socket is turned away before it belongs to a session. No session changes by it."""
 
-    SECRET = "secret"
+    SECRET = "secret"  # noqa: S105 - a reason's name
     ORIGIN = "origin"
     RIGHT = "right"
     LIMIT = "limit"

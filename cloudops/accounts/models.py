@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from typing import ClassVar
 
-from django.contrib.auth.models import AbstractUser, UserManager
+from django.contrib.auth.models import AbstractUser
 from django.db import models
 
 
@@ -28,13 +27,9 @@ class User(AbstractUser):
     )
     current_project = models.ForeignKey("Project", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
 
-    objects: ClassVar[UserManager[User]] = UserManager()
-
     class Meta(AbstractUser.Meta):
         constraints = [
-            models.CheckConstraint(
-                condition=models.Q(role__in=["admin", "operator", "tenant"]), name="user_role_known"
-            )
+            models.CheckConstraint(condition=models.Q(role__in=["admin", "operator", "tenant"]), name="user_role_known")
         ]
 
     @property

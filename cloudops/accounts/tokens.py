@@ -22,7 +22,9 @@ MAX_DAYS = 365
 LAST_USED_STEP_SECONDS = 60
 
 
-def create(*, user: User, label: str, scopes: Sequence[str], days: int, by: Actor, now: datetime) -> tuple[ApiToken, str]:
+def create(
+    *, user: User, label: str, scopes: Sequence[str], days: int, by: Actor, now: datetime
+) -> tuple[ApiToken, str]:
     """A new token and its secret, which is never seen again. Raises :class:`Invalid`."""
     fields: dict[str, list[str]] = {}
     if not label.strip():

@@ -1,24 +1,23 @@
 """The one shape of a refusal: a code, a title, numbers and a remedy, written once beside the class.
 
-Domain functions raise these; the API renders them as problem+json (RFC 9457), pages as words. A refusal changes nothing.
+Domain functions raise these; the API renders them as problem+json (RFC 9457), pages as words.
+A refusal changes nothing.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
 
-
-class Refusal(Exception):  # noqa: N818 - a refusal is the domain's word, and not always an error
+class Refusal(Exception):
     """Something was asked that cannot be done as asked.
 
     ``detail`` tells this case in words anybody may read who may call; ``numbers`` are merged into problem+json.
     ``retry_after_seconds`` becomes the Retry-After header.
     """
 
-    code: ClassVar[str] = "refused"
-    status: ClassVar[int] = 409
-    title: ClassVar[str] = "This cannot be done."
-    remedy: ClassVar[str] = "Look at the detail and try again."
+    code: str = "refused"
+    status: int = 409
+    title: str = "This cannot be done."
+    remedy: str = "Look at the detail and try again."
 
     def __init__(
         self, detail: str = "", *, remedy: str = "", retry_after_seconds: int | None = None, **numbers: object

@@ -1,7 +1,7 @@
 """Live updates and messages between processes, over the channel layer.
 
-``publish`` tells pages that something changed (they fetch it again); ``send`` delivers a message to one group at once, for
-example "close this session" to the relay that holds it. Both are hints: correctness never depends on their arrival.
+``publish`` tells pages that something changed (they fetch it again); ``send`` delivers a message to one group at once,
+for example "close this session" to the relay that holds it. Both are hints: correctness never depends on their arrival.
 They are sent after commit by one background thread per process, so that a slow or dead Redis never holds a request.
 """
 
@@ -84,7 +84,7 @@ class _Outbox:
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await layer.group_send(group, message)
-        except Exception as error:  # noqa: BLE001 - a hint that is lost is fetched by polling
+        except Exception as error:
             log.warning("live_send_failed", group=group, error=str(error))
 
 
@@ -94,7 +94,7 @@ _current: _Outbox | None = None
 
 def _outbox() -> _Outbox:
     """This process's outbox; a forked child gets its own, as threads do not survive a fork."""
-    global _current  # noqa: PLW0603
+    global _current
     with _lock:
         if _current is None or _current.pid != os.getpid():
             _current = _Outbox()

@@ -64,7 +64,9 @@ def begin(operation: Operation, *, by: Actor, now: datetime) -> None:
     _tell(operation)
 
 
-def step(operation: Operation, index: int, status: str, *, now: datetime, detail: str = "", percent: int | None = None) -> None:
+def step(
+    operation: Operation, index: int, status: str, *, now: datetime, detail: str = "", percent: int | None = None
+) -> None:
     """Notes how one step goes; also the operation's heartbeat."""
     operation.steps[index].update(status=status, detail=detail, at=now.isoformat())
     if percent is None:
@@ -78,8 +80,15 @@ def step(operation: Operation, index: int, status: str, *, now: datetime, detail
 
 def succeed(operation: Operation, *, by: Actor, now: datetime, result: dict[str, Any] | None = None) -> None:
     """Ends it well."""
-    fields = {"ended_at": now, "progress_percent": 100, "result": result or {}}
-    transition(operation, to=Operation.Status.SUCCEEDED, by=by, now=now, **fields)
+    transition(
+        operation,
+        to=Operation.Status.SUCCEEDED,
+        by=by,
+        now=now,
+        ended_at=now,
+        progress_percent=100,
+        result=result or {},
+    )
     _tell(operation)
 
 

@@ -21,7 +21,7 @@ def _is_trusted(address: str) -> bool:
 
 
 def client_address(peer: str, forwarded_for: str) -> str:
-    """The client's address: the last one in X-Forwarded-For that no trusted proxy has, believed only from such a proxy."""
+    """The last address in X-Forwarded-For that no trusted proxy has; the header is believed only from such a proxy."""
     address = peer
     for hop in reversed([item.strip() for item in forwarded_for.split(",") if item.strip()]):
         if not _is_trusted(address):

@@ -35,7 +35,9 @@ def transition(
     current: str = obj.status  # type: ignore[attr-defined]
     legal: dict[str, set[str]] = model.TRANSITIONS  # type: ignore[attr-defined]
     if to not in legal[current]:
-        raise IllegalTransition(f"{model._meta.verbose_name} is {current}; it cannot become {to}.", current=current, to=to)
+        raise IllegalTransition(
+            f"{model._meta.verbose_name} is {current}; it cannot become {to}.", current=current, to=to
+        )
     with transaction.atomic():
         rows = model._default_manager.filter(pk=obj.pk, status=current)
         if where is not None:

@@ -13,19 +13,20 @@ class HypervisorRefusal(Refusal):
     status = 502
 
     def __init__(self, error: HypervisorError) -> None:
-        super().__init__(error.detail or error.title, remedy=error.remedy, **error.numbers)
-        self.code = error.code  # type: ignore[misc]
-        self.title = error.title  # type: ignore[misc]
+        super().__init__(error.detail or error.title, remedy=error.remedy)
+        self.numbers = dict(error.numbers)
+        self.code = error.code
+        self.title = error.title
         if isinstance(error, Unreachable):
-            self.status = 503  # type: ignore[misc]
+            self.status = 503
             self.retry_after_seconds = 10
         elif isinstance(error, Busy):
-            self.status = 409  # type: ignore[misc]
+            self.status = 409
             self.retry_after_seconds = 5
         elif isinstance(error, VmNotFound):
-            self.status = 404  # type: ignore[misc]
+            self.status = 404
         elif type(error) is not HypervisorError:
-            self.status = 409  # type: ignore[misc]
+            self.status = 409
 
 
 def from_hypervisor(error: BaseException) -> Refusal | None:

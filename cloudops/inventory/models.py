@@ -11,7 +11,9 @@ from django.db.models import Q
 from cloudops.accounts.models import Project
 from cloudops.hypervisors.port import Kind, PowerState
 
-validate_tag = RegexValidator(r"^[a-z0-9][a-z0-9._-]{0,62}$", "Use lower-case letters, digits, dots, hyphens and underscores.")
+validate_tag = RegexValidator(
+    r"^[a-z0-9][a-z0-9._-]{0,62}$", "Use lower-case letters, digits, dots, hyphens and underscores."
+)
 
 
 class Tag(models.Model):
@@ -56,14 +58,18 @@ class Endpoint(models.Model):
         default=10, validators=[MinValueValidator(1), MaxValueValidator(120)], help_text="Deadline of every call."
     )
     synced_at = models.DateTimeField(null=True, blank=True)
-    watched_by = models.CharField(max_length=100, blank=True, help_text="The watcher process that listens for its events.")
+    watched_by = models.CharField(
+        max_length=100, blank=True, help_text="The watcher process that listens for its events."
+    )
     watch_until = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["uri"]
         constraints = [
-            models.CheckConstraint(condition=Q(kind__in=["libvirt", "vsphere", "simulated"]), name="endpoint_kind_known")
+            models.CheckConstraint(
+                condition=Q(kind__in=["libvirt", "vsphere", "simulated"]), name="endpoint_kind_known"
+            )
         ]
 
     def __str__(self) -> str:
@@ -100,7 +106,8 @@ class Host(models.Model):
     vnc_listen_address = models.CharField(
         max_length=255,
         default="0.0.0.0",  # noqa: S104 - what a guest's VNC server listens on, so that live migration works
-        help_text="Where guests' VNC servers listen (OpenStack: `vncserver_listen`). 0.0.0.0 lets VMs move between hosts.",
+        help_text="Where guests' VNC servers listen (OpenStack: `vncserver_listen`). "
+        "0.0.0.0 lets VMs move between hosts.",
     )
 
     schedulable = models.BooleanField(default=True, help_text="Off: no new VMs are placed here (cordon).")
@@ -133,9 +140,14 @@ class Host(models.Model):
         ordering = ["cluster__position", "cluster__name", "name", "id"]
         constraints = [
             models.UniqueConstraint(fields=["endpoint", "ref"], name="host_once_per_endpoint"),
-            models.CheckConstraint(condition=Q(connection__in=["up", "unreachable", "unknown"]), name="host_connection_known"),
+            models.CheckConstraint(
+                condition=Q(connection__in=["up", "unreachable", "unknown"]), name="host_connection_known"
+            ),
         ]
-        indexes = [models.Index(fields=["connection"], name="host_connection"), models.Index(fields=["name"], name="host_name")]
+        indexes = [
+            models.Index(fields=["connection"], name="host_connection"),
+            models.Index(fields=["name"], name="host_name"),
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -168,12 +180,16 @@ class Offering(models.Model):
         validators=[MinValueValidator(100), MaxValueValidator(10_000)],
         help_text="MHz per vCPU. Empty: no share is set.",
     )
-    memory_mib = models.PositiveIntegerField("Memory", validators=[MinValueValidator(16), MaxValueValidator(16_777_216)])
+    memory_mib = models.PositiveIntegerField(
+        "Memory", validators=[MinValueValidator(16), MaxValueValidator(16_777_216)]
+    )
     dynamic_scaling = models.BooleanField(
         "Dynamic scaling", default=False, help_text="Running VMs may be resized to this offering."
     )
     host_tags = models.ManyToManyField(Tag, blank=True, related_name="offerings")
-    enabled = models.BooleanField(default=True, help_text="Off: nobody can choose it any more; VMs that have it keep it.")
+    enabled = models.BooleanField(
+        default=True, help_text="Off: nobody can choose it any more; VMs that have it keep it."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -207,7 +223,9 @@ class Vm(models.Model):
     max_memory_mib = models.PositiveIntegerField(null=True, blank=True)
     guest_os = models.CharField(max_length=200, blank=True)
     has_console = models.BooleanField(default=True)
-    max_consoles = models.PositiveIntegerField(null=True, blank=True, help_text="The platform's own limit, where it has one.")
+    max_consoles = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The platform's own limit, where it has one."
+    )
     missing_since = models.DateTimeField(null=True, blank=True, help_text="When its hypervisor stopped reporting it.")
     synced_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
