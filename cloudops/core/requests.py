@@ -12,7 +12,8 @@ from django.http import HttpRequest
 from cloudops.core.actors import Actor, ActorKind
 
 
-def _is_trusted(address: str) -> bool:
+def is_trusted_proxy(address: str) -> bool:
+    """Whether ``address`` is one of CLOUDOPS_TRUSTED_PROXIES."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -24,7 +25,7 @@ def client_address(peer: str, forwarded_for: str) -> str:
     """The last address in X-Forwarded-For that no trusted proxy has; the header is believed only from such a proxy."""
     address = peer
     for hop in reversed([item.strip() for item in forwarded_for.split(",") if item.strip()]):
-        if not _is_trusted(address):
+        if not is_trusted_proxy(address):
             break
         address = hop
     return address[:64]
