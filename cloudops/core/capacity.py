@@ -26,7 +26,7 @@ class Layout(NamedTuple):
 
 
 def layout(segments: Iterable[tuple[str, float]], limit: float, mark: float | None = None) -> Layout:
-    """Lay out ``segments`` against ``limit`` (0: none). Beyond the limit the bar rescales, and a tick stays at the limit.
+    """Lay out ``segments`` against ``limit`` (0: none). Beyond the limit the bar rescales; a tick stays at the limit.
 
     ``mark`` is a second tick, such as where overcommitting starts. Empty segments are left out.
     """

@@ -25,8 +25,8 @@ _KINDS: dict[str, str] = {
     word: kind
     for kind, words in {
         "ok": "up running active ok ready healthy connected enabled succeeded done available in_use live",
-        "busy": "connecting pending starting stopping migrating draining restarting syncing queued moving resuming reconnecting"
-        " booting",
+        "busy": "connecting pending starting stopping migrating draining restarting syncing queued moving resuming"
+        " reconnecting booting",
         "notice": "idle detached cordoned degraded paused suspended warning stale lapsed waiting overcommitted foreign",
         "danger": "unreachable failed error crashed refused blocked down lost denied",
         "off": "closed stopped shutoff off disabled unknown expired revoked cancelled down_for_maintenance never",
@@ -37,10 +37,11 @@ _KINDS: dict[str, str] = {
 
 @register.simple_tag
 def icon(name: str, size: str = "") -> SafeString:
-    """Inline SVG of ``ICONS[name]``; ``size`` is "", "sm" or "lg". Decorative: give its button a label. KeyError if unknown."""
+    """Inline SVG of ``ICONS[name]`` (KeyError if unknown), ``size`` "", "sm" or "lg". Decorative: label its button."""
     extra = f" icon-{size}" if size else ""
     return SafeString(
-        f'<svg class="icon icon-{escape(name)}{escape(extra)}" viewBox="0 0 16 16" aria-hidden="true">{ICONS[name]}</svg>'
+        f'<svg class="icon icon-{escape(name)}{escape(extra)}" viewBox="0 0 16 16" aria-hidden="true">'
+        f"{ICONS[name]}</svg>"
     )
 
 
@@ -108,7 +109,7 @@ def capacity_bar(
     size: str = "",
     stacked: bool = False,
 ) -> SafeString:
-    """Used, claimed and free of ``total``. ``unit`` "MiB" is shown as GiB; ``physical`` marks 100 % when ``total`` is overcommitted."""
+    """Used, claimed and free of ``total``. "MiB" is scaled; ``physical`` marks 100 % if overcommitted."""
     segments = (("used", used), ("claimed", claimed))
     words, name = capacity.numbers(used + claimed, total, unit)
     tip = [f"{label or 'Used'}: {capacity.amount(used, unit)}"]
@@ -131,7 +132,7 @@ def console_bar(
     size: str = "",
     stacked: bool = False,
 ) -> SafeString:
-    """Console slots of a host, VM or user against its limit (None or 0: no limit). ``active`` excludes the idle ones."""
+    """Console slots of a host, VM or user against its limit (None or 0: none). ``active`` excludes the idle ones."""
     segments = (("used", active), ("idle", idle), ("pending", pending), ("foreign", foreign))
     count = active + idle + pending + foreign
     words = f"<b>{count} of {limit}</b>" if limit else f"<b>{count}</b> open"
@@ -195,15 +196,27 @@ def slot_strip(slots: Iterable[Mapping[str, Any]], limit: int) -> SafeString:
     ``idle_seconds``, ``since`` (datetime or None) and ``url`` (or "")."""
     cells = [_slot(slot, number, limit) for number, slot in enumerate(slots, start=1)]
     free = max(0, limit - len(cells))
-    cells += [format_html('<li class="slot slot-free" data-tip="Slot {} of {}: free"></li>', n, limit) for n in range(limit - free + 1, limit + 1)]
-    label = f"{limit - free} of {limit} console slots taken" if len(cells) <= limit else f"{len(cells)} consoles, limit {limit}"
-    return format_html('<ol class="slots" aria-label="{}">{}</ol>', label, format_html_join("", "{}", ((cell,) for cell in cells)))
+    cells += [
+        format_html('<li class="slot slot-free" data-tip="Slot {} of {}: free"></li>', n, limit)
+        for n in range(limit - free + 1, limit + 1)
+    ]
+    label = (
+        f"{limit - free} of {limit} console slots taken"
+        if len(cells) <= limit
+        else f"{len(cells)} consoles, limit {limit}"
+    )
+    return format_html(
+        '<ol class="slots" aria-label="{}">{}</ol>', label, format_html_join("", "{}", ((cell,) for cell in cells))
+    )
 
 
 def _slot(slot: Mapping[str, Any], number: int, limit: int) -> SafeString:
     user = str(slot.get("user") or "")
     state = str(slot["state"])
-    lines = [f"Slot {number} of {limit}: {state}", " · ".join(part for part in (user, str(slot.get("vm") or "")) if part)]
+    lines = [
+        f"Slot {number} of {limit}: {state}",
+        " · ".join(part for part in (user, str(slot.get("vm") or "")) if part),
+    ]
     if slot.get("idle_seconds") is not None:
         lines.append(f"idle {capacity.duration_words(float(slot['idle_seconds']))}")
     if slot.get("since"):
@@ -213,11 +226,18 @@ def _slot(slot: Mapping[str, Any], number: int, limit: int) -> SafeString:
     letters = "?" if state == "foreign" else user[:2]
     if slot.get("url"):
         inner = format_html(
-            '<a class="slot slot-{}{}" href="{}" data-tip="{}" aria-label="{}">{}</a>', state, over, slot["url"], tip, tip, letters
+            '<a class="slot slot-{}{}" href="{}" data-tip="{}" aria-label="{}">{}</a>',
+            state,
+            over,
+            slot["url"],
+            tip,
+            tip,
+            letters,
         )
         return format_html("<li>{}</li>", inner)
     return format_html(
-        '<li class="slot slot-{}{}" data-tip="{}"><span aria-hidden="true">{}</span><span class="sr-only">{}</span></li>',
+        '<li class="slot slot-{}{}" data-tip="{}"><span aria-hidden="true">{}</span>'
+        '<span class="sr-only">{}</span></li>',
         state,
         over,
         tip,
@@ -256,7 +276,11 @@ def sort_link(context: template.Context, key: str, label: str, default: str = ""
     query["sort"] = wanted
     query.pop("cursor", None)
     mark = icon("chevron-down" if current.startswith("-") else "chevron-up") if current.lstrip("-") == key else ""
-    state = format_html(' aria-current="true" data-sort="{}"', "descending" if current.startswith("-") else "ascending") if mark else ""
+    state = (
+        format_html(' aria-current="true" data-sort="{}"', "descending" if current.startswith("-") else "ascending")
+        if mark
+        else ""
+    )
     return format_html('<a class="sort" href="?{}"{}>{}{}</a>', query.urlencode(), state, label, mark)
 
 
@@ -274,13 +298,18 @@ def chip(context: template.Context, key: str, value: object, label: str, count: 
     number = format_html('<span class="count">{}</span>', count) if count is not None else ""
     state = format_html('aria-current="true" aria-label="Remove filter: {}"', label) if is_on else SafeString("")
     return format_html(
-        '<a class="chip" href="?{}" {}>{}{}{}</a>', query.urlencode(), state, label, number, icon("close") if is_on else ""
+        '<a class="chip" href="?{}" {}>{}{}{}</a>',
+        query.urlencode(),
+        state,
+        label,
+        number,
+        icon("close") if is_on else "",
     )
 
 
 @register.simple_tag(takes_context=True)
 def nav_item(context: template.Context, href: str, name: str, label: str, go: str = "", count: int = 0) -> SafeString:
-    """A link of the rail; ``go`` is the letter after ``g`` that leads here. Marks itself when the page is below ``href``."""
+    """A link of the rail; ``go`` is the letter after ``g`` that leads here. Marks itself below ``href``."""
     request = context.get("request")
     path = request.path if isinstance(request, HttpRequest) else ""
     here = path == href or (href != "/" and path.startswith(href)) or (href == "/fleet/" and path == "/")
@@ -319,7 +348,12 @@ def field(bound: Any, unit: str = "", optional: bool = False) -> dict[str, Any]:
     """One form field with label, help, unit and its errors beside it."""
     widget = bound.field.widget
     kind = getattr(widget, "input_type", "")
-    return {"field": bound, "unit": unit, "optional": optional, "is_check": kind == "checkbox" and not hasattr(widget, "choices")}
+    return {
+        "field": bound,
+        "unit": unit,
+        "optional": optional,
+        "is_check": kind == "checkbox" and not hasattr(widget, "choices"),
+    }
 
 
 def _query(context: template.Context) -> QueryDict:
