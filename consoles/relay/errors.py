@@ -1,4 +1,4 @@
-"""Typed errors of the relay: every one has a stable code, a plain title, a remedy and the reason a console ends with."""
+"""Typed errors of the relay: each has a stable code, a plain title, a remedy and the reason a console ends with."""
 
 from __future__ import annotations
 

@@ -7,16 +7,18 @@ browser links, one on a swapped transport (``swap``) and one over ASGI messages 
 from __future__ import annotations
 
 import asyncio
-import enum
-from typing import Protocol
+from typing import Final, Protocol
 
 
-class Hold(enum.IntFlag):
-    """Why a socket is not being read just now."""
+class Hold:
+    """Why a socket is not being read just now; plain ints, as they are combined on the hot path."""
 
-    PEER = 1  # the other side cannot take more
-    TURN = 2  # its share of this loop turn is used up
-    HOOK = 4  # not started yet, or waiting for the domain
+    PEER: Final = 1
+    """The other side cannot take more."""
+    TURN: Final = 2
+    """Its share of this loop turn is used up."""
+    START: Final = 4
+    """The console has not started yet."""
 
 
 class ReadGate:
@@ -24,21 +26,21 @@ class ReadGate:
 
     __slots__ = ("_held", "_loop", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, held: Hold = Hold(0)):
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, held: int = 0):
         self._transport = transport
         self._loop = loop
         self._held = held
 
     @property
-    def held(self) -> Hold:
+    def held(self) -> int:
         return self._held
 
-    def hold(self, why: Hold) -> None:
+    def hold(self, why: int) -> None:
         if not self._held and not self._transport.is_closing():
             self._transport.pause_reading()
         self._held |= why
 
-    def release(self, why: Hold) -> None:
+    def release(self, why: int) -> None:
         if not self._held & why:
             return
         self._held &= ~why

@@ -1,0 +1,105 @@
+"""VNC server to browser: the hot path. Bytes are neither parsed nor, where the link allows it, copied."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from consoles.relay.links import Hold, ReadGate
+from consoles.relay.runtime import UPSTREAM_READ_BYTES, loop_state
+
+if TYPE_CHECKING:
+    from consoles.relay.console import RelayedConsole
+    from consoles.relay.links import BrowserLink
+
+WRITE_HIGH_BYTES: Final = 64 * 1024
+CLOSE_SECONDS: Final = 2.0
+# Below this a copy is cheaper than a loan of the shared buffer.
+_COPY_BELOW_BYTES: Final = 8 * 1024
+
+
+class UpstreamFlow(asyncio.BufferedProtocol):
+    """The protocol of the VNC server's socket once its security handshake is done; an ``UpstreamLink``."""
+
+    __slots__ = ("_browser", "_closed", "_console", "_gate", "_loop", "_state", "_transport")
+
+    def __init__(self, console: RelayedConsole, browser: BrowserLink, transport: asyncio.Transport):
+        self._console = console
+        self._browser = browser
+        self._transport = transport
+        self._state = loop_state()
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._gate = ReadGate(transport, loop, Hold.START)
+        self._closed = False
+        transport.pause_reading()  # until start(), as the gate has it; uvloop also needs it to change the protocol
+        transport.set_protocol(self)
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+
+    def start(self, early: bytes) -> None:
+        """Lets bytes flow; ``early`` came with the handshake's last answer."""
+        if early:
+            self._forward(early)
+        self._gate.release(Hold.START)
+
+    # Reading (asyncio.BufferedProtocol)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._state.upstream_view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._closed:
+            return
+        view = self._state.upstream_view[:nbytes]
+        if nbytes < _COPY_BELOW_BYTES or not self._browser.lends_buffers:
+            self._forward(bytes(view))
+        else:
+            self._forward(view)
+            if self._browser.unsent_bytes():
+                self._state.lend_upstream_view()
+        if nbytes == UPSTREAM_READ_BYTES:
+            self._gate.yield_turn()
+
+    def _forward(self, data: bytes | memoryview) -> None:
+        self._console.bytes_down += len(data)
+        self._browser.send_data(data)
+
+    def eof_received(self) -> None:
+        self._console.upstream_gone("the VNC server closed the connection")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        self._console.upstream_gone(str(exc) if exc else "the connection to the VNC server ended")
+
+    # Back-pressure of the VNC server (asyncio.BaseProtocol)
+
+    def pause_writing(self) -> None:
+        self._console.upstream_full()
+
+    def resume_writing(self) -> None:
+        self._console.upstream_drained()
+
+    # UpstreamLink
+
+    def write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def hold_reading(self) -> None:
+        self._gate.hold(Hold.PEER)
+
+    def release_reading(self) -> None:
+        self._gate.release(Hold.PEER)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        close_bounded(self._loop, self._transport)
+
+
+def close_bounded(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+    """Closes after what is buffered was sent, or without it when the peer does not take it in time."""
+    transport.close()
+    if transport.get_write_buffer_size():
+        loop.call_later(CLOSE_SECONDS, transport.abort)

@@ -1,0 +1,65 @@
+"""uvicorn's WebSocket protocol with one more ASGI extension: ``cloudops.relay``.
+
+``uvicorn --ws consoles.relay.server:RelayProtocol``. Everything but consoles works as before; a console, once it is
+authorised like any other ASGI WebSocket, leaves the ASGI message path and owns its transport.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+from consoles.reasons import ClosedReason
+from consoles.relay.serve import EXTENSION
+from consoles.relay.swap import SwappedBrowser
+
+if TYPE_CHECKING:
+    from consoles.relay.console import RelayedConsole
+
+
+class RelayProtocol(WebSocketsSansIOProtocol):
+    """Offers :meth:`take_over` to the application, and closes consoles when the server stops."""
+
+    console: RelayedConsole | None = None
+    early_frames = False
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        scope = getattr(self, "scope", None)
+        if scope is not None:  # absent when the handshake was refused
+            scope["extensions"][EXTENSION] = self.take_over
+
+    async def take_over(self, subprotocol: str | None, console: RelayedConsole) -> SwappedBrowser:
+        """Answers 101 and gives the transport to ``console``.
+
+        Raises what uvicorn's ``send`` raises (an :class:`OSError`) when the browser is gone. Bytes that came before
+        the 101 are a violation (RFC 6455, 4.1: the client waits) and close the connection with 1002.
+        """
+        self.response.headers.pop("Sec-WebSocket-Extensions", None)  # no deflate: RFB is compressed already
+        await self.send({"type": "websocket.accept", "subprotocol": subprotocol})
+        if self.transport.is_closing():
+            raise ClientDisconnected
+        self.stop_keepalive()
+        too_early = self.early_frames or bool(self.conn.reader.buffer)
+        self.console = console
+        browser = SwappedBrowser(self.transport, console, super().connection_lost)
+        if too_early:
+            console.browser_violation(1002, "Frames came before the handshake's answer.")
+            browser.close(1002, "Frames came before the handshake's answer.")
+        # A console lives long: keep nothing of the handshake.
+        self.conn = None  # type: ignore[assignment]
+        self.request = None  # type: ignore[assignment]
+        return browser
+
+    def send_receive_event_to_app(self) -> None:
+        self.early_frames = self.early_frames or not self.handshake_complete
+        super().send_receive_event_to_app()
+
+    def shutdown(self) -> None:
+        if self.console is None:
+            super().shutdown()
+        else:
+            self.console.close(ClosedReason.SERVER_STOPPING)

@@ -1,0 +1,218 @@
+"""The fast path to the browser: WebSocket frames straight on the transport, no ASGI message per frame."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from consoles.relay.flow import WRITE_HIGH_BYTES, close_bounded
+from consoles.relay.frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    FrameError,
+    FrameParser,
+    close_payload,
+    header,
+    parse_close,
+)
+from consoles.relay.links import Hold, ReadGate
+from consoles.relay.runtime import BROWSER_READ_BYTES, loop_state
+
+if TYPE_CHECKING:
+    from consoles.relay.console import RelayedConsole
+
+# What a browser that takes no data may have waiting besides one read of the VNC server.
+MAX_STALLED_CONTROL_BYTES: Final = 16 * 1024
+CLOSE_REPLY_SECONDS: Final = 2.0
+
+
+class SwappedBrowser(asyncio.BufferedProtocol):
+    """The browser's transport after the 101 answer, and its ``BrowserLink``.
+
+    ``on_lost`` is called once, when the transport is gone: the web server keeps its own account of connections.
+    """
+
+    __slots__ = (
+        "_close_sent",
+        "_console",
+        "_full",
+        "_gate",
+        "_late_pong",
+        "_loop",
+        "_lost",
+        "_on_lost",
+        "_parser",
+        "_stalled_control",
+        "_state",
+        "_transport",
+        "closed",
+    )
+
+    can_ping = True
+    lends_buffers = True
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        console: RelayedConsole,
+        on_lost: Callable[[Exception | None], None] = lambda exc: None,
+    ):
+        loop = asyncio.get_running_loop()
+        self._transport = transport
+        self._console = console
+        self._on_lost = on_lost
+        self._loop = loop
+        self._state = loop_state()
+        self._parser = FrameParser()
+        self._gate = ReadGate(transport, loop)
+        self._full = False
+        self._stalled_control = 0
+        self._late_pong: bytes | None = None
+        self._close_sent = False
+        self._lost = False
+        self.closed: asyncio.Future[None] = loop.create_future()
+        # uvloop chooses how it reads when reading starts, so it has to be stopped for the change.
+        transport.pause_reading()
+        transport.set_protocol(self)
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=0)
+        transport.resume_reading()
+
+    # Reading (asyncio.BufferedProtocol)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._state.browser_view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if nbytes == BROWSER_READ_BYTES:
+            self._gate.yield_turn()
+        self.feed(bytes(self._state.browser_view[:nbytes]))
+
+    def feed(self, data: bytes) -> None:
+        """Bytes of the browser as they came from the line."""
+        pieces: list[bytes] = []
+        for opcode, payload in self._parser.feed(data):
+            if opcode == BINARY:
+                pieces.append(payload)
+                continue
+            if pieces:
+                self._deliver(pieces)
+            self._other(opcode, payload)
+        if pieces:
+            self._deliver(pieces)
+        failure = self._parser.failure
+        if failure is not None:
+            self._violated(failure)
+
+    def _deliver(self, pieces: list[bytes]) -> None:
+        self._console.browser_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        pieces.clear()
+
+    def _other(self, opcode: int, payload: bytes) -> None:
+        if opcode == PONG:
+            self._console.browser_heard()
+        elif opcode == PING:
+            self._answer_ping(payload)
+        elif opcode == TEXT:
+            try:
+                self._console.browser_text(payload.decode())
+            except UnicodeDecodeError:
+                self._violated(FrameError(1007, "A text message is not UTF-8."))
+        elif opcode == CLOSE:
+            self._closed_by_browser(payload)
+
+    def _closed_by_browser(self, payload: bytes) -> None:
+        try:
+            code, _ = parse_close(payload)
+        except FrameError as error:
+            self._violated(error)
+            return
+        if not self._close_sent:
+            self._send_close(payload[:2])
+            # A close frame without a code is a deliberate close too (WebSocket.close() without arguments).
+            self._console.browser_gone(1000 if code is None else code)
+        close_bounded(self._loop, self._transport)
+
+    def _violated(self, failure: FrameError) -> None:
+        self._console.browser_violation(failure.code, str(failure))
+        close_bounded(self._loop, self._transport)
+
+    def _answer_ping(self, payload: bytes) -> None:
+        self._console.browser_heard()
+        if self._close_sent:
+            return
+        if self._full:
+            self._late_pong = payload  # only the latest need be answered (RFC 6455, 5.5.3)
+        else:
+            self._transport.write(header(len(payload), PONG) + payload)
+
+    def eof_received(self) -> None:
+        self._console.browser_gone(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._lost:
+            return
+        self._lost = True
+        self._console.browser_gone(None)
+        self._on_lost(exc)
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    # Back-pressure of the browser (asyncio.BaseProtocol)
+
+    def pause_writing(self) -> None:
+        self._full = True
+        self._stalled_control = 0
+        self._console.browser_full()
+
+    def resume_writing(self) -> None:
+        self._full = False
+        pong, self._late_pong = self._late_pong, None
+        if pong is not None and not self._close_sent:
+            self._transport.write(header(len(pong), PONG) + pong)
+        self._console.browser_drained()
+
+    # BrowserLink
+
+    def send_data(self, data: bytes | memoryview) -> None:
+        if not self._close_sent:
+            self._transport.writelines((header(len(data)), data))
+
+    def send_text(self, text: str) -> bool:
+        return self._send_control(TEXT, text.encode())
+
+    def ping(self) -> None:
+        self._send_control(PING, os.urandom(4))
+
+    def _send_control(self, opcode: int, payload: bytes) -> bool:
+        if self._close_sent or self._transport.is_closing():
+            return False
+        if self._full:
+            self._stalled_control += len(payload) + 4
+            if self._stalled_control > MAX_STALLED_CONTROL_BYTES:
+                return False
+        self._transport.write(header(len(payload), opcode) + payload)
+        return True
+
+    def unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def hold_reading(self) -> None:
+        self._gate.hold(Hold.PEER)
+
+    def release_reading(self) -> None:
+        self._gate.release(Hold.PEER)
+
+    def close(self, code: int, text: str) -> None:
+        if not self._close_sent and not self._transport.is_closing():
+            self._gate.release(Hold.PEER)  # to see the browser's own close frame
+            self._send_close(close_payload(code, text))
+            self._loop.call_later(CLOSE_REPLY_SECONDS, self._transport.abort)
+
+    def _send_close(self, payload: bytes) -> None:
+        self._close_sent = True
+        self._transport.write(header(len(payload), CLOSE) + payload)
