@@ -174,6 +174,12 @@ TRUSTED_PROXIES = env_list(
 METRICS_ALLOWED = env_list(
     "CLOUDOPS_METRICS_ALLOWED", "127.0.0.1,::1", "Addresses or networks that may read /metrics without a token."
 )
+METRICS_DIR = env_str(
+    "CLOUDOPS_METRICS_DIR",
+    "",
+    "Empty directory at boot in which this server's processes keep their counters together, so that any web process "
+    "answers /metrics for all of them. Empty: every process counts alone.",
+)
 SERVER_NAME = env_str("CLOUDOPS_SERVER_NAME", "", "Name of this management server. Empty: the machine's host name.")
 LOG_LEVEL = env_str(
     "CLOUDOPS_LOG_LEVEL", "INFO", "Least severity that is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR")

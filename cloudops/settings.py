@@ -32,6 +32,7 @@ ALLOWED_HOSTS = sorted(
 )
 CSRF_TRUSTED_ORIGINS = sorted({f"{url.scheme}://{url.netloc}" for url in _public})
 TRUSTED_PROXIES = [ipaddress.ip_network(item, strict=False) for item in env.TRUSTED_PROXIES]
+METRICS_DIR = env.METRICS_DIR
 METRICS_ALLOWED = [ipaddress.ip_network(item, strict=False) for item in env.METRICS_ALLOWED]
 
 INSTALLED_APPS = [
@@ -181,14 +182,19 @@ REST_FRAMEWORK = {
         "cloudops.accounts.tokens.BearerAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PERMISSION_CLASSES": ["cloudops.accounts.permissions.ApiPermission"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_PAGINATION_CLASS": "cloudops.core.pagination.Keyset",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_THROTTLE_CLASSES": ["cloudops.core.throttling.UserThrottle", "cloudops.core.throttling.AnonThrottle"],
-    "DEFAULT_THROTTLE_RATES": {"user": "1200/min", "anon": "60/min"},
+    "DEFAULT_THROTTLE_RATES": {
+        "user": "1200/min",
+        "anon": "60/min",
+        "console_opening": "60/min",
+        "token_creation": "20/hour",
+    },
     "EXCEPTION_HANDLER": "cloudops.core.problems.api_exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }

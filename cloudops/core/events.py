@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from django.db import models
@@ -12,33 +13,46 @@ from cloudops.core.actors import Actor
 from cloudops.core.models import Event, subject_of
 
 
-def record(
-    kind: str,
-    *,
-    by: Actor,
-    now: datetime,
-    subject: models.Model | None = None,
-    project_id: UUID | None = None,
-    from_state: str = "",
-    to_state: str = "",
-    reason: str = "",
-    severity: str = Event.Severity.INFO,
-    data: dict[str, Any] | None = None,
-) -> Event:
-    """Writes one event in the caller's transaction, so that it exists exactly if the change does."""
-    return Event.objects.create(
+class Details(TypedDict, total=False):
+    """What an event may tell besides what, who and when."""
+
+    subject: models.Model | None
+    project_id: UUID | None
+    from_state: str
+    to_state: str
+    reason: str
+    severity: str
+    data: dict[str, Any] | None
+
+
+def line(kind: str, *, by: Actor, now: datetime, **details: Unpack[Details]) -> Event:
+    """One event that is not written yet, for :func:`record_many`."""
+    subject, project_id = details.get("subject"), details.get("project_id")
+    return Event(
         at=now,
         kind=kind,
-        severity=severity,
+        severity=details.get("severity", Event.Severity.INFO),
         actor_kind=by.kind,
         actor_name=by.name[:200],
         actor_user_id=by.user_id,
         address=by.address,
         request_id=by.request_id,
         project_id=project_id if project_id is not None else getattr(subject, "project_id", None),
-        from_state=from_state,
-        to_state=to_state,
-        reason=reason,
-        data=data or {},
+        from_state=details.get("from_state", ""),
+        to_state=details.get("to_state", ""),
+        reason=details.get("reason", ""),
+        data=details.get("data") or {},
         **(subject_of(subject) if subject is not None else {}),
     )
+
+
+def record(kind: str, *, by: Actor, now: datetime, **details: Unpack[Details]) -> Event:
+    """Writes one event in the caller's transaction, so that it exists exactly if the change does."""
+    event = line(kind, by=by, now=now, **details)
+    event.save(force_insert=True)
+    return event
+
+
+def record_many(lines: Iterable[Event]) -> None:
+    """Writes events made by :func:`line` in the caller's transaction, in as few statements as the database allows."""
+    Event.objects.bulk_create(lines)

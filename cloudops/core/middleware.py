@@ -12,11 +12,12 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from cloudops.core import problems, requests
+from cloudops.core import metrics, problems, requests
 from cloudops.core.errors import Refusal
 
 log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(r"[\w.-]{8,64}")
+_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 POLICY = "; ".join(
@@ -51,15 +52,25 @@ class RequestContextMiddleware:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             response = self.get_response(request)
             response["X-Request-ID"] = request_id
+            seconds = time.perf_counter() - started
+            metrics.HTTP_SECONDS.labels(
+                request.method if request.method in _METHODS else "other", _route(request), response.status_code
+            ).observe(seconds)
             log.info(
                 "request",
                 method=request.method,
                 path=request.path,
                 status=response.status_code,
-                elapsed_ms=round((time.perf_counter() - started) * 1000, 1),
+                elapsed_ms=round(seconds * 1000, 1),
                 client=requests.address_of(request),
             )
         return response
+
+
+def _route(request: HttpRequest) -> str:
+    """The URL pattern, never the path itself: metrics must not grow with the number of VMs, or with made-up paths."""
+    match = request.resolver_match
+    return match.route if match is not None else "unmatched"
 
 
 class ContentSecurityPolicyMiddleware:

@@ -1,0 +1,49 @@
+"""What the inventory tells the layers above, without knowing them.
+
+Unless said otherwise a signal is sent after commit, robustly, in whatever process saw the change, with ``now``. Like every
+message it is a hint: who needs to be right also looks for himself from time to time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.dispatch import Signal
+
+
+@dataclass(frozen=True, slots=True)
+class VmMove:
+    """A VM that runs on another host now."""
+
+    vm_id: UUID
+    from_host_id: UUID
+    to_host_id: UUID
+
+
+vm_stopped = Signal()
+"""``vm_ids``: off or crashed now, or still not reported some time after they vanished. Never for "unknown"."""
+
+vm_moved = Signal()
+"""``moves``: a list of :class:`VmMove`."""
+
+vm_access_changed = Signal()
+"""``vm_ids``: their project changed; everybody's right on them is to be checked again."""
+
+vm_console_changed = Signal()
+"""``vm_ids``: the platform says that a display connection came or went."""
+
+host_lost = Signal()
+"""``host_ids``: their management service cannot be reached. Guests and their VNC servers may well live on."""
+
+host_back = Signal()
+"""``host_ids``: reachable again."""
+
+host_removing = Signal()
+"""``host_ids``: sent inside the transaction, right before the rows and all that hangs on them are deleted."""
+
+host_use = Signal()
+"""``host_ids``: asks what lives on these hosts; receivers return counts such as ``{"consoles": 3}``."""
+
+vm_use = Signal()
+"""``vm_ids``: asks which of these vanished VMs somebody still needs; receivers return a set of ids."""
