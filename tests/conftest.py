@@ -25,14 +25,25 @@ REAL_MARKERS = {"real", "e2e", "fault"}
 STRICT = os.environ.get("CI") == "true" or os.environ.get("CLOUDOPS_STRICT") == "1"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--database-tests", action="store_true", help="only tests that use the Django database")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out tests that are about the other database; script/test runs the suite on both."""
     other = "sqlite" if connection.vendor == "postgresql" else "postgres"
-    left_out = [item for item in items if other in item.keywords]
+    left_out = [item for item in items if item.get_closest_marker(other)]
+    if config.getoption("--database-tests"):
+        left_out += [item for item in items if item not in left_out and not _uses_database(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if other not in item.keywords]
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _uses_database(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", ())
+    return item.get_closest_marker("django_db") is not None or not {"db", "transactional_db"}.isdisjoint(fixtures)
 
 
 @pytest.hookimpl(wrapper=True)
