@@ -72,6 +72,8 @@ async def _serve_swapped(scope: Scope, console: RelayedConsole, upstream: Upstre
     browser = await take_over(_subprotocol(scope), console)
     if console.outcome is None:
         _start(scope, console, browser, upstream)
+    else:
+        upstream.close()
     await asyncio.shield(browser.closed)
 
 
@@ -81,6 +83,7 @@ async def _serve_messages(
     await send({"type": "websocket.accept", "subprotocol": _subprotocol(scope)})
     browser = AsgiBrowser(receive, send, console)
     if console.outcome is not None:
+        upstream.close()
         browser.close(console.outcome.reason.ws_code, console.outcome.reason.text)
     else:
         _start(scope, console, browser, upstream)
