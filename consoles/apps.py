@@ -4,3 +4,22 @@ from django.apps import AppConfig
 class ConsolesConfig(AppConfig):
     name = "consoles"
     verbose_name = "Consoles"
+
+    def ready(self) -> None:
+        from importlib import import_module
+        from importlib.util import find_spec
+
+        from cloudops.inventory import signals as inventory
+        from consoles import changes
+
+        if find_spec("consoles.metrics"):
+            import_module("consoles.metrics").register()
+        if find_spec("cloudops.accounts.signals"):
+            import_module("cloudops.accounts.signals").rights_changed.connect(changes.on_rights_changed)
+        inventory.vm_access_changed.connect(changes.on_vm_access_changed)
+        inventory.vm_stopped.connect(changes.on_vm_stopped)
+        inventory.vm_moved.connect(changes.on_vm_moved)
+        inventory.vm_console_changed.connect(changes.on_vm_console_changed)
+        inventory.host_lost.connect(changes.on_host_lost)
+        inventory.host_removing.connect(changes.on_host_removing)
+        inventory.host_use.connect(changes.on_host_use)

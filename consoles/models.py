@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from cloudops.accounts import rights
+from cloudops.accounts.models import Membership
+from cloudops.accounts.rights import AnyUser, Right
 from cloudops.inventory.models import Host, Vm
 from cloudops.managers.models import ServerProcess
 from consoles.reasons import ClosedReason
@@ -27,26 +30,58 @@ class Status(models.TextChoices):
 
 TRANSITIONS: dict[str, set[str]] = {
     Status.PENDING: {Status.CONNECTING, Status.CLOSED},
-    Status.CONNECTING: {Status.ACTIVE, Status.DETACHED, Status.CLOSED},
+    Status.CONNECTING: {Status.ACTIVE, Status.CONNECTING, Status.DETACHED, Status.CLOSED},
     Status.ACTIVE: {Status.DETACHED, Status.CONNECTING, Status.CLOSED},
     Status.DETACHED: {Status.CONNECTING, Status.CLOSED},
     Status.CLOSED: set(),
 }
 
 
+ATTACHED = (Status.CONNECTING, Status.ACTIVE)
+"""A relay process has the session; it counts as long as that process' lease does."""
+
+
 class SessionQuerySet(models.QuerySet["ConsoleSession"]):
-    """Questions about sessions that only need ``now``."""
+    """Questions about sessions, answered for ``now`` without waiting for any reaper."""
 
     def holding_slots(self, now: datetime) -> SessionQuerySet:
         """Sessions that take a slot now: no reaper is needed for a lapsed one to stop counting."""
         return self.filter(
-            Q(status=Status.PENDING, redeem_by__gt=now)
-            | Q(status__in=[Status.CONNECTING, Status.ACTIVE], process__lease_until__gt=now)
+            Q(status=Status.PENDING, redeem_by__gt=now) | Q(status__in=ATTACHED, process__lease_until__gt=now)
         )
 
     def live(self) -> SessionQuerySet:
         """Sessions that have not ended yet, lapsed ones included."""
         return self.exclude(status=Status.CLOSED)
+
+    def attached(self, now: datetime) -> SessionQuerySet:
+        """Sessions whose console is open, or just opening, in a process that is alive."""
+        return self.filter(status__in=ATTACHED, process__lease_until__gt=now)
+
+    def current(self, now: datetime) -> SessionQuerySet:
+        """What people should see as there now: the holders of slots, and dropped ones that may still come back."""
+        return self.filter(
+            Q(status=Status.PENDING, redeem_by__gt=now)
+            | Q(status__in=ATTACHED, process__lease_until__gt=now)
+            | Q(status=Status.DETACHED, resume_until__gt=now)
+        )
+
+    def idle(self, now: datetime, idle_seconds: float) -> SessionQuerySet:
+        """Open consoles without input for at least ``idle_seconds``."""
+        return self.attached(now).filter(last_input_at__lte=now - timedelta(seconds=idle_seconds))
+
+    def visible_to(self, user: AnyUser) -> SessionQuerySet:
+        """Everybody's for people who see the fleet; else one's own and those on VMs of one's projects."""
+        if rights.has(user, Right.FLEET_VIEW) or rights.has(user, Right.CONSOLES_MANAGE):
+            return self
+        if not user.is_authenticated or not user.is_active:
+            return self.none()
+        mine = Membership.objects.filter(user_id=user.pk).values("project_id")
+        return self.filter(Q(user_id=user.pk) | Q(vm__project_id__in=mine))
+
+    def for_display(self) -> SessionQuerySet:
+        """With everything joined that a list shows."""
+        return self.select_related("vm__project", "host", "user", "process")
 
 
 class ConsoleSession(models.Model):
@@ -65,6 +100,10 @@ class ConsoleSession(models.Model):
     redeem_by = models.DateTimeField()
     resume_sha256 = models.CharField(max_length=64, blank=True, db_index=True)
     resume_until = models.DateTimeField(null=True, blank=True)
+    detached_reason = models.CharField(max_length=32, blank=True, help_text="Why the line dropped, while it is.")
+    attachment = models.PositiveIntegerField(
+        default=0, help_text="Counts its sockets: what an earlier one does comes too late to matter."
+    )
     process = models.ForeignKey(
         ServerProcess, null=True, blank=True, on_delete=models.SET_NULL, related_name="console_sessions"
     )
@@ -112,6 +151,34 @@ class ConsoleSession(models.Model):
     def project_id(self) -> uuid.UUID | None:
         """The VM's project, so that its members find the session's events."""
         return self.vm.project_id
+
+    def is_attached(self, now: datetime) -> bool:
+        """Whether a living process has this console open. Needs ``process`` joined."""
+        return self.status in ATTACHED and self.process is not None and self.process.lease_until > now
+
+    def shown_status(self, now: datetime) -> Status:
+        """The true state now: an expired link has ended, a lapsed lease is a dropped line, whatever the row says."""
+        if self.status == Status.PENDING and self.redeem_by <= now:
+            return Status.CLOSED
+        if self.status == Status.DETACHED and (self.resume_until is None or self.resume_until <= now):
+            return Status.CLOSED
+        if self.status in ATTACHED and not self.is_attached(now):
+            return Status.DETACHED
+        return Status(self.status)
+
+    def idle_seconds(self, now: datetime) -> int:
+        """Since the last key or pointer input; 0 before the first connection."""
+        until = self.ended_at or now
+        return max(0, int((until - self.last_input_at).total_seconds())) if self.last_input_at else 0
+
+    def duration_seconds(self, now: datetime) -> int:
+        """Since the first connection, until the end; 0 when there never was one."""
+        until = self.ended_at or now
+        return max(0, int((until - self.connected_at).total_seconds())) if self.connected_at else 0
+
+    def is_shown_idle(self, now: datetime, idle_after_seconds: float) -> bool:
+        """Whether an open console had no input for that long."""
+        return self.is_attached(now) and self.idle_seconds(now) >= idle_after_seconds
 
 
 class ReleaseRequest(models.Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 
 from django.db import models
 from django.db.models import Q
@@ -36,3 +37,7 @@ class ServerProcess(models.Model):
 
     def __str__(self) -> str:
         return f"{self.server_name} {self.role} {self.pid}"
+
+    def is_alive(self, now: datetime) -> bool:
+        """Whether its lease still holds."""
+        return self.lease_until > now

@@ -1,0 +1,209 @@
+"""Slots: how many consoles a host, a VM and a user may have, how many they have, and the race-free taking of one.
+
+A slot has no row of its own: a session holds it as long as ``SessionQuerySet.holding_slots`` says so. Taking one locks
+host, VM and user, always in this order, counts, and lets the caller write the session in the same transaction. On
+PostgreSQL these are row locks that do not disturb foreign keys; SQLite's transactions are immediate and serial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from django.db.models import Count, Q, QuerySet
+
+from cloudops.accounts.models import User
+from cloudops.core import capacity, runtime
+from cloudops.core.models import RuntimeSettings
+from cloudops.inventory.models import Host, Vm
+from consoles.models import ATTACHED, ConsoleSession, ForeignConnection, Status
+
+FOREIGN_INTERVALS: Final = 3
+"""A foreign connection counts until it was not confirmed for this many cleanup intervals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Slots of one host, VM or user. ``active`` are consoles that are open or opening; ``idle`` are part of them."""
+
+    scope: str
+    limit: int
+    active: int = 0
+    idle: int = 0
+    pending: int = 0
+    foreign: int = 0
+    count_foreign: bool = True
+
+    @property
+    def in_use(self) -> int:
+        """What counts against the limit."""
+        return self.active + self.pending + (self.foreign if self.count_foreign else 0)
+
+    @property
+    def free(self) -> int:
+        return max(0, self.limit - self.in_use)
+
+    @property
+    def level(self) -> str:
+        """How full: "ok", "high" (from 80 %) or "full"."""
+        return capacity.level(self.in_use, self.limit)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, with the derived numbers."""
+        return {**asdict(self), "in_use": self.in_use, "free": self.free, "level": self.level}
+
+
+def host_limit(host: Host, settings: RuntimeSettings) -> int:
+    """The host's own limit, else the installation's."""
+    return host.console_limit_override or settings.console_host_limit
+
+
+def vm_limit(vm: Vm, settings: RuntimeSettings) -> int:
+    """The lower of the platform's limit and the installation's."""
+    own = settings.console_vm_limit
+    return own if vm.max_consoles is None else min(vm.max_consoles, own)
+
+
+def fresh_foreign(settings: RuntimeSettings, now: datetime) -> QuerySet[ForeignConnection]:
+    """Foreign connections that were seen lately; older sightings count no more, with or without a reaper."""
+    horizon = now - timedelta(seconds=FOREIGN_INTERVALS * settings.console_cleanup_interval_seconds)
+    return ForeignConnection.objects.filter(last_seen_at__gt=horizon)
+
+
+def usage_of_host(host: Host, *, now: datetime, idle_seconds: float | None = None) -> Usage:
+    """Slots of one host."""
+    return usage_by_host([host.pk], now=now, idle_seconds=idle_seconds)[host.pk]
+
+
+def usage_of_vm(vm: Vm, *, now: datetime, idle_seconds: float | None = None) -> Usage:
+    """Slots of one VM."""
+    return usage_by_vm([vm.pk], now=now, idle_seconds=idle_seconds)[vm.pk]
+
+
+def usage_of_user(user: User, *, now: datetime, idle_seconds: float | None = None) -> Usage:
+    """Slots of one person; foreign connections belong to nobody."""
+    settings = runtime.current()
+    rows = _sessions("user_id", {"user_id": user.pk}, now, _idle_after(settings, idle_seconds))
+    return Usage("user", settings.console_user_limit, **rows.get(user.pk, {}))
+
+
+def usage_now(host: Host, settings: RuntimeSettings, *, now: datetime) -> Usage:
+    """Slots of a host whose row and settings are at hand, in two queries."""
+    rows = _sessions("host_id", {"host_id": host.pk}, now, settings.console_idle_warning_seconds)
+    foreign = fresh_foreign(settings, now).filter(host_id=host.pk).count() if settings.console_count_foreign else 0
+    return Usage("host", host_limit(host, settings), foreign=foreign, **rows.get(host.pk, {}))
+
+
+def usage_by_host(
+    host_ids: Iterable[UUID] | None, *, now: datetime, idle_seconds: float | None = None
+) -> dict[UUID, Usage]:
+    """Slots of many hosts (None: all) in four queries. ``idle_seconds``: what counts as idle; default the warning's."""
+    hosts = Host.objects.all() if host_ids is None else Host.objects.filter(pk__in=list(host_ids))
+    settings = runtime.current()
+    limits = {row.pk: host_limit(row, settings) for row in hosts.only("console_limit_override").order_by()}
+    return _usage("host", limits, settings, now, idle_seconds, everything=host_ids is None)
+
+
+def usage_by_vm(vm_ids: Iterable[UUID], *, now: datetime, idle_seconds: float | None = None) -> dict[UUID, Usage]:
+    """Slots of many VMs in four queries."""
+    settings = runtime.current()
+    vms = Vm.objects.filter(pk__in=list(vm_ids)).only("max_consoles").order_by()
+    limits = {row.pk: vm_limit(row, settings) for row in vms}
+    return _usage("vm", limits, settings, now, idle_seconds, everything=False)
+
+
+def _usage(
+    scope: str,
+    limits: dict[UUID, int],
+    settings: RuntimeSettings,
+    now: datetime,
+    idle_seconds: float | None,
+    *,
+    everything: bool,
+) -> dict[UUID, Usage]:
+    only = {} if everything else {f"{scope}_id__in": list(limits)}
+    rows = _sessions(f"{scope}_id", only, now, _idle_after(settings, idle_seconds))
+    foreign = dict(
+        fresh_foreign(settings, now).filter(**only).order_by().values_list(f"{scope}_id").annotate(n=Count("pk"))
+    )
+    counted = settings.console_count_foreign
+    return {
+        key: Usage(scope, limit, foreign=foreign.get(key, 0), count_foreign=counted, **rows.get(key, {}))
+        for key, limit in limits.items()
+    }
+
+
+def _idle_after(settings: RuntimeSettings, idle_seconds: float | None) -> float:
+    return settings.console_idle_warning_seconds if idle_seconds is None else idle_seconds
+
+
+def _sessions(key: str, only: dict[str, Any], now: datetime, idle_after: float) -> dict[Any, dict[str, int]]:
+    """Counts of slot holders by ``key``: active, idle, pending."""
+    attached = Q(status__in=ATTACHED)
+    idle = attached & Q(last_input_at__lte=now - timedelta(seconds=idle_after))
+    rows = (
+        ConsoleSession.objects.holding_slots(now)
+        .filter(**only)
+        .order_by()
+        .values(key)
+        .annotate(
+            active=Count("pk", filter=attached),
+            idle=Count("pk", filter=idle),
+            pending=Count("pk", filter=Q(status=Status.PENDING)),
+        )
+    )
+    return {row.pop(key): row for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Locked rows and what the three scopes had in use before the caller adds a session (or puts one back)."""
+
+    host: Host
+    vm: Vm
+    settings: RuntimeSettings
+    usages: tuple[Usage, Usage, Usage]
+
+    @property
+    def full(self) -> Usage | None:
+        """The first scope without a free slot."""
+        return next((usage for usage in self.usages if not usage.free), None)
+
+
+def take(*, host_id: UUID, vm_id: UUID, user_id: int, now: datetime, besides: ConsoleSession | None = None) -> Taken:
+    """Locks host, VM and user until the transaction ends, and counts their slots (``besides`` left out).
+
+    The caller looks at ``full``, then writes its session in the same transaction: nobody else can take a slot between.
+    Raises ``DoesNotExist`` when one of them is gone.
+    """
+    host = Host.objects.select_for_update(no_key=True).get(pk=host_id)
+    vm = Vm.objects.select_for_update(no_key=True).get(pk=vm_id)
+    User.objects.select_for_update(no_key=True).only("pk").get(pk=user_id)
+    settings = runtime.current()
+    scopes = {"host": Q(host_id=host_id), "vm": Q(vm_id=vm_id), "user": Q(user_id=user_id)}
+    counts = _count(scopes, now, besides)
+    foreign = {"host": 0, "vm": 0}
+    if settings.console_count_foreign:
+        near = fresh_foreign(settings, now).filter(host_id=host_id)
+        foreign = near.aggregate(host=Count("pk"), vm=Count("pk", filter=Q(vm_id=vm_id)))
+    limits = {"host": host_limit(host, settings), "vm": vm_limit(vm, settings), "user": settings.console_user_limit}
+    usages = [
+        Usage(scope, limits[scope], counts[f"{scope}_active"], 0, counts[f"{scope}_pending"], foreign.get(scope, 0))
+        for scope in scopes
+    ]
+    return Taken(host, vm, settings, (usages[0], usages[1], usages[2]))
+
+
+def _count(scopes: dict[str, Q], now: datetime, besides: ConsoleSession | None) -> dict[str, int]:
+    holders = ConsoleSession.objects.holding_slots(now).filter(scopes["host"] | scopes["vm"] | scopes["user"])
+    if besides is not None:
+        holders = holders.exclude(pk=besides.pk)
+    pending = Q(status=Status.PENDING)
+    columns = {}
+    for scope, rows in scopes.items():
+        columns[f"{scope}_active"] = Count("pk", filter=rows & ~pending)
+        columns[f"{scope}_pending"] = Count("pk", filter=rows & pending)
+    return holders.aggregate(**columns)
