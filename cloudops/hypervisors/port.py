@@ -236,12 +236,22 @@ class HypervisorError(Exception):
 
     code: ClassVar[str] = "hypervisor-error"
     title: ClassVar[str] = "The hypervisor reported an error."
-    remedy: ClassVar[str] = "Look at the detail; if it says nothing, look at the hypervisor's own log."
+    remedy: str = "Look at the detail; if it says nothing, look at the hypervisor's own log."
     retryable: ClassVar[bool] = False
 
-    def __init__(self, detail: str = "", *, platform_code: str = "", numbers: Mapping[str, object] | None = None):
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        platform_code: str = "",
+        numbers: Mapping[str, object] | None = None,
+        remedy: str = "",
+    ):
+        """``remedy`` replaces the class's where the case is known better."""
         super().__init__(detail or self.title)
         self.detail = detail
+        if remedy:
+            self.remedy = remedy
         self.platform_code = platform_code
         self.numbers = dict(numbers or {})
 

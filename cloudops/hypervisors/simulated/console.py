@@ -208,13 +208,15 @@ class RfbServer:
                 if body[1]:
                     self._screen.press(struct.unpack(">I", body[4:])[0])
             case Message.CUT_TEXT:
-                # A negative length announces an extended clipboard message, its size is the absolute value.
-                length = abs(struct.unpack(">i", body[4:])[0])
-                if length > MAX_CLIPBOARD_BYTES:
-                    raise Disconnected("a clipboard larger than any")
-                self._read(length)
+                self._skip_clipboard(struct.unpack(">i", body[4:])[0])
             case Message.POINTER_EVENT:
                 pass  # nothing to point at
+
+    def _skip_clipboard(self, length: int) -> None:
+        # A negative length announces an extended clipboard message, its size is the absolute value.
+        if abs(length) > MAX_CLIPBOARD_BYTES:
+            raise Disconnected("a clipboard larger than any")
+        self._read(abs(length))
 
     def _send_update(self) -> None:
         rows = sorted(self._screen.dirty)

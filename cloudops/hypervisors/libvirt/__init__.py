@@ -1,0 +1,1 @@
+"""The libvirt driver: KVM and QEMU hosts through libvirtd or virtqemud, over unix sockets, TCP, TLS and SSH."""

@@ -1,0 +1,287 @@
+"""The libvirt driver: one libvirt daemon, which is one host."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import libvirt
+import libvirt_qemu
+
+from cloudops.hypervisors.bulkhead import Bulkhead
+from cloudops.hypervisors.hub import EventHub
+from cloudops.hypervisors.libvirt.connector import Connector
+from cloudops.hypervisors.libvirt.dial import Stage
+from cloudops.hypervisors.libvirt.domains import VncDisplay, power_state, read_domain, vm_facts
+from cloudops.hypervisors.libvirt.hosts import HostReader
+from cloudops.hypervisors.libvirt.session import Session
+from cloudops.hypervisors.libvirt.uri import parse_uri
+from cloudops.hypervisors.pictures import ppm_to_png
+from cloudops.hypervisors.port import (
+    ConsoleConnection,
+    ConsoleEndpoint,
+    EndpointSpec,
+    EventSink,
+    HostFacts,
+    HypervisorError,
+    NoConsole,
+    NotSupported,
+    Overloaded,
+    PowerAction,
+    PowerState,
+    ProbeStep,
+    Screenshot,
+    TimedOut,
+    Transport,
+    VmFacts,
+    VmNotFound,
+    VmNotRunning,
+)
+
+T = TypeVar("T")
+
+WORKERS = 4
+"""Calls at once on one connection. libvirtd serves five requests of a client at a time (max_client_requests)."""
+WAITING = 16
+PICTURE_CHUNK_BYTES = 256 * 1024
+MAX_PICTURE_BYTES = 64 * 1024 * 1024
+
+_POWER: dict[PowerAction, str] = {
+    PowerAction.START: "create",
+    PowerAction.SHUTDOWN: "shutdown",
+    PowerAction.REBOOT: "reboot",
+    PowerAction.STOP: "destroy",
+    PowerAction.RESET: "reset",
+    PowerAction.PAUSE: "suspend",
+    PowerAction.RESUME: "resume",
+}
+_TAKES_FLAGS = {PowerAction.REBOOT, PowerAction.RESET}
+
+
+class LibvirtHypervisor:
+    """See :class:`cloudops.hypervisors.port.Hypervisor`. ``ref`` of its host and VMs are libvirt's UUIDs."""
+
+    def __init__(self, spec: EndpointSpec) -> None:
+        """Raises :class:`~cloudops.hypervisors.libvirt.uri.InvalidUri`; does not connect."""
+        self.spec = spec
+        self._uri = parse_uri(spec.uri)
+        self._hub = EventHub(f"events of {spec.uri}")
+        self._lane = Bulkhead(spec.uri, workers=WORKERS, waiting=WAITING)
+        self._connector = Connector(self._hub, self._make_session)
+        self._hosts = HostReader()
+
+    def close(self) -> None:
+        self._connector.close()
+        self._lane.close()
+        self._hub.close()
+
+    def probe(self) -> Sequence[ProbeStep]:
+        session = Session(self.spec, self._uri, on_event=lambda _event: None, on_end=lambda _session, _reason: None)
+        steps: list[ProbeStep] = []
+        try:
+            for stage in session.stages:
+                began = time.monotonic()
+                try:
+                    detail, error = session.run(stage), None
+                except HypervisorError as failure:
+                    detail, error = str(failure), failure
+                elapsed_ms = (time.monotonic() - began) * 1000
+                remedy = error.remedy if error else ""
+                steps.append(ProbeStep(stage.name, error is None, detail, remedy, elapsed_ms))
+                if error:
+                    return steps
+            steps.append(self._probe_facts(session))
+        finally:
+            session.close("the test is over")
+        return steps
+
+    def hosts(self) -> Sequence[HostFacts]:
+        return [self._call(self._hosts.read)]
+
+    def vms(self) -> Sequence[VmFacts]:
+        def read(handle: Any) -> Sequence[VmFacts]:
+            host_ref = self._hosts.ref(handle)
+            found = []
+            for domain, stats in handle.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0):
+                try:
+                    found.append(vm_facts(domain, host_ref, stats["state.state"], stats["state.reason"]))
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # else it went away meanwhile
+                        raise
+            return found
+
+        return self._call(read)
+
+    def vm(self, vm_ref: str) -> VmFacts:
+        def read(handle: Any) -> VmFacts:
+            domain = _domain(handle, vm_ref)
+            state, reason = domain.state()
+            return vm_facts(domain, self._hosts.ref(handle), state, reason)
+
+        return self._call(read)
+
+    def console(self, vm_ref: str) -> ConsoleEndpoint:
+        def find(handle: Any) -> ConsoleEndpoint:
+            domain = _running(handle, vm_ref)
+            display = _display(domain)
+            # On any other line than a unix socket this call fails and takes the whole connection with it.
+            if self._uri.is_local:
+                fd = domain.openGraphicsFD(display.index, libvirt.VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH)
+                return ConsoleEndpoint(Transport.FD, fd=fd)
+            if not display.port:
+                raise NoConsole(
+                    f"The VNC display of {domain.name()} listens on no TCP port.",
+                    remedy="Give it a listen address and autoport, or manage this host through its unix socket.",
+                )
+            return ConsoleEndpoint(Transport.TCP, host=display.address, port=display.port, password=display.password)
+
+        return self._call(find, discard=_close_descriptor)
+
+    def connections(self, vm_ref: str) -> Sequence[ConsoleConnection]:
+        def ask(handle: Any) -> Sequence[ConsoleConnection]:
+            domain = _domain(handle, vm_ref)
+            if not domain.isActive():
+                return []
+            answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain, '{"execute":"query-vnc"}', 0))
+            return read_vnc_clients(answer)
+
+        return self._call(ask)
+
+    def drop_connections(self, vm_ref: str, labels: Sequence[str]) -> Sequence[str]:
+        raise NotSupported(
+            "QEMU's VNC server cannot end one connection and keep the others.",
+            remedy="End the session that holds it, or restart the VM's display by restarting the VM.",
+        )
+
+    def screenshot(self, vm_ref: str) -> Screenshot:
+        def take(handle: Any) -> tuple[str, bytes]:
+            domain = _running(handle, vm_ref)
+            _display(domain)
+            stream = handle.newStream(0)
+            try:
+                media_type = domain.screenshot(stream, 0, 0)
+                picture = _receive(stream)
+                stream.finish()
+            except BaseException:
+                with contextlib.suppress(libvirt.libvirtError):
+                    stream.abort()
+                raise
+            return media_type, picture
+
+        media_type, picture = self._call(take)
+        if media_type == "image/png":
+            return Screenshot(picture, media_type)
+        return Screenshot(ppm_to_png(picture), "image/png")
+
+    def power(self, vm_ref: str, action: PowerAction) -> None:
+        def act(handle: Any) -> None:
+            domain = _domain(handle, vm_ref)
+            arguments = (0,) if action in _TAKES_FLAGS else ()
+            getattr(domain, _POWER[action])(*arguments)
+
+        self._call(act)
+
+    def subscribe(self, sink: EventSink) -> Callable[[], None]:
+        cancel = self._hub.subscribe(sink)
+        self._connector.keep()
+        return cancel
+
+    def _make_session(self, connector: Connector) -> Session:
+        return Session(self.spec, self._uri, on_event=self._hub.publish, on_end=connector.ended)
+
+    def _call(self, function: Callable[[Any], T], discard: Callable[[T], None] | None = None) -> T:
+        """Runs ``function`` with libvirt's handle in a thread of this endpoint, for at most the spec's timeout."""
+
+        def run() -> T:
+            session = self._connector.session()
+            try:
+                return function(session.handle)
+            except libvirt.libvirtError as error:
+                raise session.call_error(error) from error
+
+        try:
+            return self._lane.run(run, timeout_seconds=self.spec.timeout_seconds, discard=discard)
+        except (TimedOut, Overloaded):
+            self._unclog()
+            raise
+
+    def _unclog(self) -> None:
+        """When every thread hangs (on guests whose QEMU is stuck, say; keep-alive sees to a dead daemon), a new
+        connection is the only way on: it frees them."""
+        if self._lane.is_saturated:
+            self._connector.cut("calls on this connection do not return")
+
+    def _probe_facts(self, session: Session) -> ProbeStep:
+        began = time.monotonic()
+
+        def read() -> str:
+            host = self._hosts.read(session.handle)
+            vms = session.handle.listAllDomains(0)
+            return (
+                f"{host.cpu_threads} CPU threads, {host.memory_mib / 1024:.1f} GiB memory, {len(vms)} VMs; consoles "
+                + ("through the local socket" if self._uri.is_local else "through each VM's VNC port")
+            )
+
+        try:
+            detail, remedy, ok = session.run(Stage("Read the host and its VMs", read)), "", True
+        except HypervisorError as error:
+            detail, remedy, ok = str(error), error.remedy, False
+        return ProbeStep("Read the host and its VMs", ok, detail, remedy, (time.monotonic() - began) * 1000)
+
+
+def read_vnc_clients(answer: dict[str, Any]) -> Sequence[ConsoleConnection]:
+    """QEMU's answer to ``query-vnc`` (qapi/ui.json, VncInfo)."""
+    clients = answer.get("return", {}).get("clients", [])
+    return [
+        ConsoleConnection(
+            label=f"{client['family']}:{client['host']}:{client['service']}#{number}",
+            family=client["family"],
+            client_host=client["host"],
+            client_port=int(client["service"]) if str(client["service"]).isdigit() else 0,
+            websocket=bool(client.get("websocket", False)),
+        )
+        for number, client in enumerate(clients)
+    ]
+
+
+def _domain(handle: Any, vm_ref: str) -> Any:
+    try:
+        reference = str(uuid.UUID(vm_ref))
+    except ValueError as error:
+        raise VmNotFound(f"{vm_ref!r} is not a libvirt UUID.") from error
+    return handle.lookupByUUIDString(reference)
+
+
+def _running(handle: Any, vm_ref: str) -> Any:
+    domain = _domain(handle, vm_ref)
+    state, reason = domain.state()
+    current = power_state(state, reason)
+    if current not in (PowerState.RUNNING, PowerState.PAUSED):
+        raise VmNotRunning(f"VM {domain.name()} is {current}.")
+    return domain
+
+
+def _display(domain: Any) -> VncDisplay:
+    display = read_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)).vnc
+    if display is None:
+        raise NoConsole(f"VM {domain.name()} has no VNC graphics device.")
+    return display
+
+
+def _receive(stream: Any) -> bytes:
+    picture = bytearray()
+    while chunk := stream.recv(PICTURE_CHUNK_BYTES):
+        picture += chunk
+        if len(picture) > MAX_PICTURE_BYTES:
+            raise HypervisorError(f"The picture of the display is larger than {MAX_PICTURE_BYTES} bytes.")
+    return bytes(picture)
+
+
+def _close_descriptor(endpoint: ConsoleEndpoint) -> None:
+    if endpoint.fd >= 0:
+        os.close(endpoint.fd)

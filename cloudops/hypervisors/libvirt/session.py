@@ -1,0 +1,180 @@
+"""One connection to a libvirt daemon: opened within a deadline, kept alive, and cut when it hangs."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import libvirt
+
+from cloudops.hypervisors.libvirt.dial import Dialer, Stage
+from cloudops.hypervisors.libvirt.errors import translate
+from cloudops.hypervisors.libvirt.eventloop import ensure_event_loop
+from cloudops.hypervisors.libvirt.events import register_events
+from cloudops.hypervisors.libvirt.link import Link
+from cloudops.hypervisors.libvirt.uri import LibvirtUri
+from cloudops.hypervisors.port import (
+    AuthenticationFailed,
+    EndpointSpec,
+    HypervisorError,
+    HypervisorEvent,
+    TimedOut,
+    Unreachable,
+)
+
+_CREDENTIALS = [
+    libvirt.VIR_CRED_USERNAME,
+    libvirt.VIR_CRED_AUTHNAME,
+    libvirt.VIR_CRED_PASSPHRASE,
+    libvirt.VIR_CRED_ECHOPROMPT,
+    libvirt.VIR_CRED_NOECHOPROMPT,
+]
+_NAMES = {libvirt.VIR_CRED_USERNAME, libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_ECHOPROMPT}
+
+
+class Session:
+    """A connection, usable once :meth:`open` has returned (or every stage was run). ``handle`` is libvirt's."""
+
+    def __init__(
+        self,
+        spec: EndpointSpec,
+        uri: LibvirtUri,
+        *,
+        on_event: Callable[[HypervisorEvent], None],
+        on_end: Callable[[Session, str], None],
+    ) -> None:
+        """``on_event`` and ``on_end`` are called from threads that must not be kept waiting. ``on_end`` is called when
+        an open session ends by itself, with the reason in words."""
+        self.spec = spec
+        self.handle: Any = None
+        self._uri = uri
+        self._on_event = on_event
+        self._on_end = on_end
+        self._deadline = time.monotonic() + spec.timeout_seconds
+        self._dialer = Dialer(uri, certificate_sha256=spec.certificate_sha256, deadline=self._deadline)
+        self._link: Link | None = None
+        self._timed_out = False
+        self._is_open = False
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """What opening consists of, to be run in order and once."""
+        return [
+            *self._dialer.stages,
+            Stage("libvirt answers and lets us in", self._open_libvirt),
+            Stage("It manages QEMU", self._check_driver),
+            Stage("Keep-alive and events", self._start_keepalive),
+        ]
+
+    def open(self) -> None:
+        """Runs every stage within the spec's timeout. Raises a HypervisorError; nothing is left open then."""
+        try:
+            for stage in self.stages:
+                self.run(stage)
+        except BaseException:
+            self.close("it could not be opened")
+            raise
+        self._is_open = True
+
+    def run(self, stage: Stage) -> str:
+        """Runs one stage, cutting the line when the deadline passes meanwhile."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._deadline_error(stage)
+        timer = threading.Timer(left, self._expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            return stage.action()
+        except libvirt.libvirtError as error:
+            if self._timed_out:
+                raise self._deadline_error(stage) from error
+            raise self._opening_error(error) from error
+        except HypervisorError as error:
+            if self._timed_out:
+                raise self._deadline_error(stage) from error
+            raise
+        finally:
+            timer.cancel()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._is_open and self._link is not None and not self._link.reason
+
+    def close(self, reason: str) -> None:
+        """Cuts the line and lets go of everything. Idempotent; never waits for the host."""
+        self._is_open = False
+        if self._link is not None:
+            self._link.cut(reason)
+        self._dialer.close()
+
+    def call_error(self, error: libvirt.libvirtError) -> HypervisorError:
+        """The typed error of a failed call: when the line is down, the reason it went down for."""
+        if self._link is not None and self._link.reason:
+            return Unreachable(f"{self._link.reason} ({error.get_error_message()}).")
+        return translate(error)
+
+    def _expire(self) -> None:
+        self._timed_out = True
+        if self._link is not None:
+            self._link.cut("it did not answer in time")
+
+    def _deadline_error(self, stage: Stage) -> TimedOut:
+        seconds = self.spec.timeout_seconds
+        return TimedOut(f"{stage.name}: no answer within {seconds:g} s.", numbers={"timeout_seconds": seconds})
+
+    def _opening_error(self, error: libvirt.libvirtError) -> HypervisorError:
+        typed = translate(error)
+        if isinstance(typed, AuthenticationFailed) or error.get_error_code() == libvirt.VIR_ERR_NO_CONNECT:
+            return typed
+        if isinstance(typed, Unreachable):  # the line broke: SSH, if there is one, knows why
+            return self._dialer.transport_failure() or typed
+        return typed
+
+    def _open_libvirt(self) -> str:
+        ensure_event_loop()
+        upstream, self._dialer.upstream = self._dialer.upstream, None
+        if upstream is None:
+            raise Unreachable("There is no connection to the host.")
+        self._link = Link(
+            upstream,
+            passes_descriptors=self._uri.is_local,
+            accept_seconds=self.spec.timeout_seconds,
+            on_end=self._link_ended,
+        )
+        local_uri = f"qemu+unix://{self._uri.path}?socket={self._link.path}"
+        self.handle = libvirt.openAuth(local_uri, [_CREDENTIALS, self._answer_credentials, None], 0)
+        return f"{self.handle.getHostname()}, libvirt {version_text(self.handle.getLibVersion())}"
+
+    def _answer_credentials(self, credentials: list[list[Any]], _context: object) -> int:
+        for credential in credentials:
+            answer = self.spec.username if credential[0] in _NAMES else self.spec.secret
+            if not answer:
+                return -1
+            credential[4] = answer
+        return 0
+
+    def _check_driver(self) -> str:
+        return f"QEMU {version_text(self.handle.getVersion())}"
+
+    def _start_keepalive(self) -> str:
+        interval = self.spec.keepalive_seconds
+        # libvirt gives up after interval x (count + 1) seconds: that is to happen before the endpoint's timeout.
+        count = max(1, math.ceil(self.spec.timeout_seconds / interval) - 2)
+        self.handle.setKeepAlive(interval, count)
+        register_events(self.handle, self._on_event)
+        return f"a frozen host is noticed within {interval * (count + 1)} s"
+
+    def _link_ended(self, reason: str) -> None:
+        was_open, self._is_open = self._is_open, False
+        if was_open:
+            self._dialer.close()
+            self._on_end(self, reason)
+
+
+def version_text(number: int) -> str:
+    """libvirt's way to number versions: 7002022 is 7.2.22."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
