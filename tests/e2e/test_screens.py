@@ -1,0 +1,166 @@
+"""Every page as people see it: light and dark, wide and narrow, without accessibility faults or browser errors.
+
+With CLOUDOPS_SCREENSHOTS=1 the pictures go to docs/screenshots; otherwise to a temporary directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.e2e.api import Api
+from tests.e2e.browser import Person
+from tests.e2e.console_client import ConsoleClient
+from tests.e2e.product import ROOT, Product
+from tests.e2e.test_console import picture_appears
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+AXE = ROOT / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
+SIZES = {"1440": {"width": 1440, "height": 900}, "390": {"width": 390, "height": 844}}
+THEMES = ("light", "dark")
+FLEET_URI = "simulated://fleet?hosts=6&vms=8&seed=3"
+SETTLE_MS = 400
+
+ADMIN_PAGES = {
+    "fleet": "/fleet/",
+    "host": "/hosts/{host}/",
+    "host-add": "/hosts/add/",
+    "clusters": "/clusters/",
+    "vms": "/vms/",
+    "vm": "/vms/{vm}/",
+    "consoles": "/consoles/",
+    "console-history": "/consoles/history/",
+    "offerings": "/offerings/",
+    "settings": "/settings/",
+    "audit": "/audit/",
+    "servers": "/servers/",
+    "projects": "/projects/",
+    "people": "/users/",
+    "operations": "/operations/",
+    "account": "/account/",
+    "api-docs": "/api/docs/",
+}
+TENANT_PAGES = {
+    "my-vms": "/my/vms/",
+    "my-consoles": "/my/consoles/",
+    "my-activity": "/my/activity/",
+    "my-vm": "/vms/{vm}/",
+}
+ANONYMOUS_PAGES = {"login": "/accounts/login/"}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if os.environ.get("CLOUDOPS_SCREENSHOTS") == "1":
+        folder = ROOT / "docs" / "screenshots"
+        folder.mkdir(exist_ok=True)
+        return folder
+    return tmp_path_factory.mktemp("screenshots")
+
+
+@pytest.fixture(scope="module")
+def scene(product: Product, seeded: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """A fleet worth looking at: a real host, simulated ones, and open consoles on them."""
+    simulated = product.run("seed", uri=FLEET_URI, kind="simulated", cluster="simulated")
+    with ExitStack() as consoles:
+        for username, vm in zip(
+            ("alice", "bob", "alice", "oskar"),
+            [*seeded["vms"].values(), *list(simulated["vms"].values())[:2]],
+            strict=True,
+        ):
+            consoles.enter_context(ConsoleClient(Api(product.url, seeded["tokens"][username]), vm))
+        yield {"host": seeded["host"], "vm": seeded["vms"]["alpha"]}
+
+
+def faults(page: Page) -> list[str]:
+    """Serious and critical findings of axe-core, by element."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{violation['id']}: {node['target']} {node['failureSummary']}"
+        for violation in found["violations"]
+        if violation["impact"] in {"serious", "critical"}
+        for node in violation["nodes"]
+    ]
+
+
+def look(page: Page, url: str, name: str, pictures: Path) -> list[str]:
+    """Opens a page, takes its picture and returns what is wrong with it."""
+    answer = page.goto(url)
+    assert answer is not None
+    assert answer.status == 200, f"{url} answered {answer.status}"
+    page.wait_for_timeout(SETTLE_MS)
+    page.screenshot(path=pictures / f"{name}.png", full_page=False)
+    wrong = [] if name.startswith("api-docs") else faults(page)
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    if overflow > 0 and not name.startswith("api-docs"):
+        wrong.append(f"the page is {overflow} px wider than the window")
+    return [f"{name}: {fault}" for fault in wrong]
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("username", "pages"),
+    [("ada", ADMIN_PAGES), ("alice", TENANT_PAGES), ("", ANONYMOUS_PAGES)],
+    ids=["admin", "tenant", "anonymous"],
+)
+def test_every_page_looks_right(
+    username: str,
+    pages: dict[str, str],
+    size: str,
+    theme: str,
+    person: Callable[..., Person],
+    product: Product,
+    scene: dict[str, str],
+    pictures: Path,
+) -> None:
+    viewer = person(username, viewport=SIZES[size], color_scheme=theme)
+    page = viewer.sign_in() if username else viewer.context.new_page()
+    wrong: list[str] = []
+    for name, path in pages.items():
+        wrong += look(page, product.url + path.format(**scene), f"{name}-{theme}-{size}", pictures)
+    assert wrong == []
+    assert viewer.complaints == []
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("size", SIZES)
+def test_the_console_page_looks_right(
+    size: str, theme: str, person: Callable[..., Person], product: Product, scene: dict[str, str], pictures: Path
+) -> None:
+    viewer = person("alice", viewport=SIZES[size], color_scheme=theme)
+    viewer.sign_in().close()
+    console = viewer.context.new_page()
+    console.goto(f"{product.url}/vms/{scene['vm']}/console/")
+    picture_appears(console)
+    console.wait_for_timeout(SETTLE_MS)
+    console.screenshot(path=pictures / f"console-{theme}-{size}.png")
+    assert faults(console) == []
+    assert viewer.complaints == []
+
+
+def test_numbers_that_change_do_not_move_the_page(
+    person: Callable[..., Person], product: Product, scene: dict[str, str], api: Callable[[str], Api]
+) -> None:
+    page = person("ada").sign_in()
+    page.evaluate(
+        """() => {
+            window.shifts = 0;
+            new PerformanceObserver(list => {
+                for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts += entry.value;
+            }).observe({type: "layout-shift", buffered: false});
+        }"""
+    )
+    with ConsoleClient(api("bob"), scene["vm"]):
+        page.get_by_text("2 of 40").or_(page.get_by_text("3 of 40")).first.wait_for()
+        page.wait_for_timeout(1500)
+    page.wait_for_timeout(1500)
+    assert page.evaluate("window.shifts") < 0.02
