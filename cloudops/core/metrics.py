@@ -1,7 +1,7 @@
 """What is counted for Prometheus. Any layer may import this and count; ``cloudops.managers.metrics`` renders it.
 
 Counters and histograms belong to a process; with CLOUDOPS_METRICS_DIR all processes of a server keep them together.
-Gauges are never kept: :data:`COLLECTORS` read them from the database at scrape time, so that every server tells the same.
+Gauges are never kept: :data:`COLLECTORS` read them from the database at scrape, so that every server tells the same.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if settings.METRICS_DIR:  # prometheus_client reads this once, when it is import
     Path(settings.METRICS_DIR).mkdir(parents=True, exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = settings.METRICS_DIR
 
-from prometheus_client import Counter, Histogram  # noqa: E402
-from prometheus_client.core import Metric  # noqa: E402
+from prometheus_client import Counter, Histogram
+from prometheus_client.core import Metric
 
 Collect = Callable[[datetime], Iterable[Metric]]
 COLLECTORS: list[Collect] = []

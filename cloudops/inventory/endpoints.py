@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -12,7 +12,16 @@ from urllib.parse import urlsplit
 from cloudops.core import crypto
 from cloudops.core.metrics import HYPERVISOR_SECONDS
 from cloudops.hypervisors import registry
-from cloudops.hypervisors.port import ConsoleEndpoint, EndpointSpec, Hypervisor, HypervisorError, Kind, Transport
+from cloudops.hypervisors.port import (
+    ConsoleEndpoint,
+    EndpointSpec,
+    HostFacts,
+    Hypervisor,
+    HypervisorError,
+    Kind,
+    Transport,
+    VmFacts,
+)
 from cloudops.inventory.models import Endpoint, Host
 
 T = TypeVar("T")
@@ -45,6 +54,15 @@ def call(endpoint: Endpoint, name: str, function: Callable[[Hypervisor], T], tim
         HYPERVISOR_SECONDS.labels(name, outcome).observe(time.perf_counter() - started)
 
 
+def read(endpoint: Endpoint) -> tuple[Sequence[HostFacts], Sequence[VmFacts]]:
+    """Hosts and VMs of an endpoint, saved or not. Raises :class:`HypervisorError`."""
+
+    def both(hypervisor: Hypervisor) -> tuple[Sequence[HostFacts], Sequence[VmFacts]]:
+        return hypervisor.hosts(), hypervisor.vms()
+
+    return call(endpoint, "inventory", both, timeout=2 * endpoint.timeout_seconds + 1.0)
+
+
 async def acall(
     endpoint: Endpoint,
     name: str,
@@ -64,7 +82,7 @@ async def acall(
 
 
 def default_management_address(kind: str, uri: str) -> str:
-    """Where guests' VNC servers of the host behind ``uri`` are reached from here, unless the operator says otherwise."""
+    """Where guests' VNC servers of the host behind ``uri`` are reached from here, unless an operator says otherwise."""
     if kind == Kind.SIMULATED:
         return LOCAL_ADDRESS
     parts = urlsplit(uri)

@@ -1,7 +1,7 @@
 """What the inventory tells the layers above, without knowing them.
 
-Unless said otherwise a signal is sent after commit, robustly, in whatever process saw the change, with ``now``. Like every
-message it is a hint: who needs to be right also looks for himself from time to time.
+Unless said otherwise a signal is sent after commit, robustly, in whatever process saw the change, with ``now``. Like
+every message it is a hint: whoever needs to be right also looks from time to time.
 """
 
 from __future__ import annotations

@@ -1,0 +1,95 @@
+"""Offerings: what a VM may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import cast
+
+from django.db import transaction
+
+from cloudops.core import events, live
+from cloudops.core.actors import Actor
+from cloudops.core.errors import Conflict
+from cloudops.core.validation import assign, demand_known, demand_valid
+from cloudops.inventory import tags
+from cloudops.inventory.models import Offering
+
+FIELDS = ("name", "description", "vcpus", "cpu_mhz", "memory_mib", "dynamic_scaling", "enabled")
+NAMES_SHOWN = 5
+
+
+class OfferingInUse(Conflict):
+    code = "offering-in-use"
+    title = "VMs still have this offering."
+    remedy = "Disable it instead, so that nobody can choose it any more, or give its VMs another one first."
+
+
+def create(
+    *,
+    name: str,
+    vcpus: int,
+    memory_mib: int,
+    description: str = "",
+    cpu_mhz: int | None = None,
+    dynamic_scaling: bool = False,
+    host_tags: Sequence[str] = (),
+    enabled: bool = True,
+    by: Actor,
+    now: datetime,
+) -> Offering:
+    """A new offering. Raises ``Invalid``."""
+    offering = Offering(
+        name=name.strip(),
+        description=description,
+        vcpus=vcpus,
+        cpu_mhz=cpu_mhz,
+        memory_mib=memory_mib,
+        dynamic_scaling=dynamic_scaling,
+        enabled=enabled,
+    )
+    with transaction.atomic():
+        demand_valid(offering)
+        offering.save(force_insert=True)
+        offering.host_tags.set(tags.ensure(host_tags, field="host_tags"))
+        events.record("offering.created", by=by, now=now, subject=offering)
+        live.publish("offerings")
+    return offering
+
+
+def change(offering: Offering, *, by: Actor, now: datetime, **changes: object) -> Offering:
+    """Sets some of :data:`FIELDS` and ``host_tags`` (names). VMs that have the offering stay as they are.
+
+    Raises ``Invalid``.
+    """
+    demand_known(changes, (*FIELDS, "host_tags"))
+    wanted = changes.pop("host_tags", None)
+    with transaction.atomic():
+        row = Offering.objects.select_for_update().get(pk=offering.pk)
+        changed = assign(row, changes)
+        if changed:
+            demand_valid(row)
+            row.save(update_fields=list(changed))
+        if wanted is not None:
+            before = sorted(row.host_tags.values_list("name", flat=True))
+            row.host_tags.set(tags.ensure(cast(Sequence[str], wanted), field="host_tags"))
+            after = sorted(row.host_tags.values_list("name", flat=True))
+            if before != after:
+                changed["host_tags"] = [before, after]
+        if changed:
+            events.record("offering.changed", by=by, now=now, subject=row, data={"changed": changed})
+            live.publish("offerings")
+    return row
+
+
+def delete(offering: Offering, *, by: Actor, now: datetime) -> None:
+    """Raises :class:`OfferingInUse` with the number of VMs that have it, and some of their names."""
+    with transaction.atomic():
+        row = Offering.objects.select_for_update().get(pk=offering.pk)
+        if count := row.vms.count():
+            names = list(row.vms.values_list("name", flat=True)[:NAMES_SHOWN])
+            more = f" and {count - len(names)} more" if count > len(names) else ""
+            raise OfferingInUse(f"{count} VMs have {row.name}: {', '.join(names)}{more}.", vms=count, names=names)
+        events.record("offering.deleted", by=by, now=now, subject=row)
+        row.delete()
+        live.publish("offerings")

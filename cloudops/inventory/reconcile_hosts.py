@@ -1,0 +1,135 @@
+"""Brings host rows in step with what their hypervisor reports. Writes differences only, in constantly many queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cloudops.hypervisors.port import HostFacts, HypervisorError, PowerState
+from cloudops.inventory.models import Connection, Endpoint, Host, Vm
+from cloudops.inventory.notices import Notices
+
+NOT_SEEN_REF = ""
+"""``ref`` of a host that was added while unreachable: the first host that its endpoint reports takes its place."""
+
+NOT_REPORTED: Final = (
+    "host-not-reported",
+    "Its management service no longer lists this host.",
+    "If the host was taken away for good, remove it here; else look at the management service.",
+)
+_OBSERVED = ("connection", "connection_changed_at", "error_code", "error_detail", "error_remedy")
+_FACTS = ("cpu_threads", "cpu_mhz", "cpu_model", "memory_mib", "hypervisor_version")
+_GAUGES = ("cpu_percent", "memory_free_mib")
+
+
+def reconcile(endpoint: Endpoint, facts: Sequence[HostFacts], notices: Notices) -> dict[str, Host]:
+    """The endpoint's hosts by ref, after writing what ``facts`` tell. The caller holds the endpoint's row lock."""
+    rows = list(Host.objects.filter(endpoint=endpoint).order_by("created_at", "pk"))
+    if not rows:  # the last one was removed a moment ago
+        return {}
+    by_ref = {row.ref: row for row in rows}
+    _adopt(endpoint, by_ref, facts)
+    fresh = [_new(endpoint, rows, fact) for fact in facts if fact.ref not in by_ref]
+    reported = {fact.ref: fact for fact in facts}
+    for row in rows:
+        fact = reported.get(row.ref)
+        if fact is None:
+            _set_unreachable(row, NOT_REPORTED, notices)
+        else:
+            _apply(row, fact, notices)
+    for row in fresh:
+        _apply(row, reported[row.ref], notices)
+    Host.objects.bulk_create(fresh)
+    Host.objects.bulk_update(rows, ["ref", "name", "synced_at", *_OBSERVED, *_FACTS, *_GAUGES])
+    return {row.ref: row for row in [*rows, *fresh]}
+
+
+def mark_unreachable(endpoint: Endpoint, error: HypervisorError, notices: Notices) -> None:
+    """The endpoint failed: its hosts are unreachable, and nothing is known of their VMs' power any more."""
+    rows = list(Host.objects.filter(endpoint=endpoint))
+    reason = (error.code[:64], error.detail or error.title, error.remedy)
+    changed = [row for row in rows if _set_unreachable(row, reason, notices)]
+    if changed:
+        Host.objects.bulk_update(changed, _OBSERVED)
+    _forget_power([row for row in rows if row.connection == Connection.UNREACHABLE], notices)
+
+
+def _adopt(endpoint: Endpoint, by_ref: dict[str, Host], facts: Sequence[HostFacts]) -> None:
+    """A host that was added unseen becomes the first reported host that nobody else is."""
+    placeholder = by_ref.get(NOT_SEEN_REF)
+    found = next((fact for fact in facts if fact.ref not in by_ref), None)
+    if placeholder is None or found is None:
+        return
+    del by_ref[NOT_SEEN_REF]
+    placeholder.ref = found.ref
+    if placeholder.name == placeholder_name(endpoint):
+        placeholder.name = found.name[:200]
+    by_ref[found.ref] = placeholder
+
+
+def placeholder_name(endpoint: Endpoint) -> str:
+    """What a host is called until it has been seen."""
+    return endpoint.uri.partition("://")[2].partition("?")[0].strip("/")[:200] or endpoint.uri[:200]
+
+
+def _new(endpoint: Endpoint, rows: Sequence[Host], fact: HostFacts) -> Host:
+    """A host that joined an endpoint goes to the cluster of those that were there, and is cordoned if they all are."""
+    example = rows[0]
+    return Host(
+        endpoint=endpoint,
+        cluster_id=example.cluster_id,
+        ref=fact.ref,
+        name=fact.name[:200],
+        vnc_listen_address=example.vnc_listen_address,
+        schedulable=any(row.schedulable for row in rows),
+    )
+
+
+def _apply(row: Host, fact: HostFacts, notices: Notices) -> None:
+    news = {name: getattr(fact, name) for name in (*_FACTS, *_GAUGES)}
+    news["cpu_model"] = fact.cpu_model[:200]
+    news["hypervisor_version"] = fact.hypervisor_version[:100]
+    if any(getattr(row, name) != news[name] for name in _FACTS):
+        notices.touch_host(row)
+    elif any(getattr(row, name) != news[name] for name in _GAUGES):
+        notices.touch(f"host:{row.pk}")  # load moves all the time; lists of hosts need not follow every per cent
+    for name, value in news.items():
+        setattr(row, name, value)
+    row.synced_at = notices.now
+    if row.connection == Connection.UP:
+        return
+    notices.event("host.up", subject=row, from_state=row.connection, to_state=Connection.UP, severity="notice")
+    if row.connection == Connection.UNREACHABLE:
+        notices.back.append(row.pk)
+    row.connection, row.connection_changed_at = Connection.UP, notices.now
+    row.error_code = row.error_detail = row.error_remedy = ""
+    notices.touch_host(row)
+
+
+def _set_unreachable(row: Host, reason: tuple[str, str, str], notices: Notices) -> bool:
+    """Whether anything changed. A new reason is kept without telling that the host was lost once more."""
+    if row.connection == Connection.UNREACHABLE and (row.error_code, row.error_detail, row.error_remedy) == reason:
+        return False
+    if row.connection != Connection.UNREACHABLE:
+        was, row.connection = row.connection, Connection.UNREACHABLE
+        row.connection_changed_at = notices.now
+        notices.lost.append(row.pk)
+        notices.event(
+            "host.unreachable",
+            subject=row,
+            from_state=was,
+            to_state=Connection.UNREACHABLE,
+            reason=reason[1],
+            severity="warning",
+            data={"code": reason[0], "remedy": reason[2]},
+        )
+    row.error_code, row.error_detail, row.error_remedy = reason
+    notices.touch_host(row)
+    return True
+
+
+def _forget_power(hosts: Sequence[Host], notices: Notices) -> None:
+    rows = Vm.objects.filter(host__in=hosts).exclude(power_state=PowerState.UNKNOWN)
+    projects = set(rows.order_by().values_list("project_id", flat=True).distinct())
+    if rows.update(power_state=PowerState.UNKNOWN):
+        notices.touch("vms", *(f"project:{pk}" for pk in projects if pk is not None))

@@ -1,0 +1,224 @@
+"""Brings VM rows in step with what their hypervisor reports. Writes differences only, in constantly many queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Q
+
+from cloudops.hypervisors.port import PowerState, VmFacts
+from cloudops.inventory import signals
+from cloudops.inventory.models import Endpoint, Host, Vm
+from cloudops.inventory.notices import Notices, ask
+from cloudops.inventory.signals import VmMove
+
+VANISHED_IS_STOPPED_SECONDS = 10
+"""A VM that moves is gone from its source a moment before its target is read; only later is it surely stopped."""
+
+MISSING_RETENTION_SECONDS = 3_600
+"""How long a VM that nobody reports is kept, so that its project and history survive a mishap."""
+
+_STOPPED = {PowerState.OFF, PowerState.CRASHED}
+_WRITTEN = (
+    "name",
+    "power_state",
+    "vcpus",
+    "memory_mib",
+    "max_vcpus",
+    "max_memory_mib",
+    "guest_os",
+    "has_console",
+    "max_consoles",
+    "host",
+    "missing_since",
+    "synced_at",
+)
+
+
+@dataclass
+class Outcome:
+    """How many rows changed, by what happened to them."""
+
+    appeared: int = 0
+    changed: int = 0
+    moved: int = 0
+    vanished: int = 0
+    removed: int = 0
+
+
+@dataclass
+class _Plan:
+    """What one reading of an endpoint means for the rows as they were loaded."""
+
+    create: list[Vm] = field(default_factory=list)
+    update: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+    vanish: list[UUID] = field(default_factory=list)
+
+
+def reconcile(
+    endpoint: Endpoint,
+    hosts: Mapping[str, Host],
+    facts: Sequence[VmFacts],
+    *,
+    read_at: datetime,
+    notices: Notices,
+    only_ref: str | None = None,
+) -> Outcome:
+    """Writes what ``facts`` (read from ``read_at`` on) tell of the endpoint's VMs; with ``only_ref`` of that one alone.
+
+    A VM keeps its row wherever it runs. Rows that somebody wrote after ``read_at`` know better and are left alone.
+    The caller holds the endpoint's row lock, within a transaction.
+    """
+    refs = [fact.ref for fact in facts]
+    mine = Q(host__endpoint=endpoint) if only_ref is None else Q(host__endpoint=endpoint, ref=only_ref)
+    rows = list(Vm.objects.filter(mine))
+    known = {row.ref for row in rows}
+    unknown = [ref for ref in refs if ref not in known]
+    if unknown:
+        elsewhere = Vm.objects.filter(ref__in=unknown, host__endpoint__kind=endpoint.kind)
+        rows += elsewhere.exclude(host__endpoint=endpoint)
+    plan = _plan(hosts, facts, rows, own_refs=known, read_at=read_at, now=notices.now)
+    outcome = _write(plan, hosts, read_at=read_at, notices=notices)
+    if plan.create:
+        _create(endpoint, plan.create, notices, outcome)
+    return outcome
+
+
+def follow_up_missing(endpoint: Endpoint, *, notices: Notices) -> int:
+    """Tells of VMs that stayed away, and removes those that nobody needs after the retention; returns how many."""
+    now = notices.now
+    gone = list(
+        Vm.objects.filter(
+            host__endpoint=endpoint, missing_since__lte=now - timedelta(seconds=VANISHED_IS_STOPPED_SECONDS)
+        )
+    )
+    if not gone:
+        return 0
+    notices.stopped += [vm.pk for vm in gone]
+    due = now - timedelta(seconds=MISSING_RETENTION_SECONDS)
+    old = {vm.pk: vm for vm in gone if vm.missing_since is not None and vm.missing_since <= due}
+    if not old:
+        return 0
+    for needed in ask(signals.vm_use, vm_ids=list(old), now=now):
+        for pk in needed:
+            old.pop(pk, None)
+    for vm in old.values():
+        notices.event("vm.removed", subject=vm, reason="Its hypervisor has not reported it for an hour.")
+        notices.touch_vm(vm)
+    Vm.objects.filter(pk__in=list(old)).delete()
+    return len(old)
+
+
+def _plan(
+    hosts: Mapping[str, Host],
+    facts: Iterable[VmFacts],
+    rows: Sequence[Vm],
+    *,
+    own_refs: set[str],
+    read_at: datetime,
+    now: datetime,
+) -> _Plan:
+    plan = _Plan()
+    by_ref = {row.ref: row for row in rows}
+    reported: set[str] = set()
+    for fact in facts:
+        host = hosts.get(fact.host_ref)
+        if host is None or fact.ref in reported:
+            continue
+        reported.add(fact.ref)
+        row = by_ref.get(fact.ref)
+        if row is None:
+            plan.create.append(Vm(ref=fact.ref, host=host, synced_at=now, **_values(fact)))
+        elif fact.ref in own_refs or _takes_over(row, fact):
+            changes = {name: value for name, value in _values(fact).items() if getattr(row, name) != value}
+            if row.host_id != host.pk:
+                changes["host_id"] = host.pk
+            if row.missing_since is not None:
+                changes["missing_since"] = None
+            if changes:
+                plan.update[row.pk] = changes
+    plan.vanish = [row.pk for ref, row in by_ref.items() if ref in own_refs - reported and row.missing_since is None]
+    return plan
+
+
+def _takes_over(row: Vm, fact: VmFacts) -> bool:
+    """Whether a VM that another endpoint reports is this row, moved. While it migrates both report it: the target has
+    it paused until it runs there; afterwards the source may keep a definition that is off."""
+    return fact.power_state == PowerState.RUNNING or row.missing_since is not None
+
+
+def _values(fact: VmFacts) -> dict[str, Any]:
+    scaling = fact.scaling
+    return {
+        "name": fact.name[:255],
+        "power_state": fact.power_state,
+        "vcpus": fact.vcpus,
+        "memory_mib": fact.memory_mib,
+        "max_vcpus": scaling.max_vcpus if scaling else None,
+        "max_memory_mib": scaling.max_memory_mib if scaling else None,
+        "guest_os": fact.guest_os[:200],
+        "has_console": fact.has_console,
+        "max_consoles": fact.max_consoles,
+    }
+
+
+def _write(plan: _Plan, hosts: Mapping[str, Host], *, read_at: datetime, notices: Notices) -> Outcome:
+    """Locks the rows that are to change, leaves out those that changed since they were loaded, and writes the rest."""
+    outcome = Outcome()
+    touched = [*plan.update, *plan.vanish]
+    if not touched:
+        return outcome
+    locked = Vm.objects.select_for_update(of=("self",)).filter(pk__in=touched).order_by("pk")
+    rows = [row for row in locked.select_related("host") if row.synced_at is None or row.synced_at <= read_at]
+    by_id = {host.pk: host for host in hosts.values()}
+    vanished = set(plan.vanish)
+    for row in rows:
+        if row.pk not in vanished:
+            _apply(row, plan.update[row.pk], by_id, notices, outcome)
+        elif row.host_id in by_id:  # else it has moved away meanwhile
+            row.missing_since, row.power_state = notices.now, PowerState.UNKNOWN
+            notices.event("vm.vanished", subject=row, severity="notice", data={"host": row.host.name})
+            outcome.vanished += 1
+        row.synced_at = notices.now
+        notices.touch_vm(row)
+    if rows:
+        Vm.objects.bulk_update(rows, _WRITTEN)
+    return outcome
+
+
+def _apply(row: Vm, changes: dict[str, Any], hosts: Mapping[UUID, Host], notices: Notices, outcome: Outcome) -> None:
+    was_state, was_host = row.power_state, row.host
+    returned = row.missing_since is not None and "missing_since" in changes
+    for name, value in changes.items():
+        setattr(row, name, value)
+    outcome.changed += 1
+    if row.host_id != was_host.pk:
+        row.host = hosts[row.host_id]
+        outcome.moved += 1
+        notices.moves.append(VmMove(row.pk, was_host.pk, row.host_id))
+        notices.touch(f"host:{was_host.pk}", "hosts")
+        notices.event(
+            "vm.moved", subject=row, from_state=was_host.name[:64], to_state=row.host.name[:64], severity="notice"
+        )
+    elif returned:
+        notices.event("vm.returned", subject=row, data={"host": was_host.name})
+    if row.power_state != was_state:
+        if row.power_state in _STOPPED:
+            notices.stopped.append(row.pk)
+        if PowerState.UNKNOWN not in {was_state, row.power_state}:
+            notices.event("vm.power_changed", subject=row, from_state=was_state, to_state=row.power_state)
+
+
+def _create(endpoint: Endpoint, rows: list[Vm], notices: Notices, outcome: Outcome) -> None:
+    Vm.objects.bulk_create(rows)
+    outcome.appeared = len(rows)
+    if endpoint.synced_at is None:  # the first reading of all: one line instead of one per VM
+        notices.event("vm.discovered", subject=rows[0].host, data={"vms": len(rows)})
+    for row in rows:
+        if endpoint.synced_at is not None:
+            notices.event("vm.appeared", subject=row, to_state=row.power_state, data={"host": row.host.name})
+        notices.touch_vm(row)
