@@ -18,7 +18,6 @@ CAST = {"ada": "admin", "oskar": "operator", "alice": "tenant", "bob": "tenant",
 
 def seed(*, uri: str, kind: str, console_limit: int | None = None, cluster: str = "lab") -> dict[str, Any]:
     """Returns ``{"host": id, "vms": {name: id}}``; every VM belongs to project apollo."""
-    from cloudops.inventory.sync import sync_endpoint
     from django.utils import timezone
 
     from cloudops.accounts import people, tokens
@@ -26,6 +25,7 @@ def seed(*, uri: str, kind: str, console_limit: int | None = None, cluster: str 
     from cloudops.core.actors import system
     from cloudops.inventory import clusters, hosts, vms
     from cloudops.inventory.models import Cluster, Vm
+    from cloudops.inventory.sync import sync_endpoint
 
     by, now = system("seed"), timezone.now()
     for username, role in CAST.items():
