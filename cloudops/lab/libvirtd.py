@@ -28,6 +28,10 @@ VIRSH_SECONDS = 60.0
 SOCKET_PATH_BYTES = 107
 
 
+class InUse(ServiceError):
+    """Another process runs a host in this state directory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listen:
     """TCP or TLS listening of libvirtd, without authentication: for loopback and private networks only.
@@ -85,7 +89,7 @@ class LibvirtHost:
         return self.state_dir / "log" / "host.log"
 
     def start(self) -> Self:
-        """Returns when libvirtd answers. Raises ServiceError when it cannot be had, saying why."""
+        """Returns when libvirtd answers. Raises ServiceError when it cannot be had, saying why; InUse is one."""
         if self._child is not None and self._child.is_running():
             return self
         if os.geteuid() != 0:
@@ -133,8 +137,7 @@ class LibvirtHost:
         if not running and (
             not definition.exists() or definition.read_text() != xml or not self._is_defined(spec.name)
         ):
-            with contextlib.suppress(ServiceError):
-                self.virsh("managedsave-remove", spec.name)
+            self.virsh_quietly("managedsave-remove", spec.name)
             definition.touch(mode=0o600)
             definition.write_text(xml)
             self.virsh("define", str(definition))
@@ -177,6 +180,11 @@ class LibvirtHost:
             raise ServiceError(f"virsh {' '.join(arguments)}: {error.stderr.strip()}") from error
         return done.stdout.strip()
 
+    def virsh_quietly(self, *arguments: str) -> None:
+        """:meth:`virsh`, whether or not it succeeds."""
+        with contextlib.suppress(ServiceError):
+            self.virsh(*arguments)
+
     # -- faults
 
     def freeze(self, *, guests: bool = False) -> None:
@@ -189,8 +197,12 @@ class LibvirtHost:
 
     def kill_daemon(self) -> None:
         """SIGKILL to libvirtd, as in a crash. Guests live on; the supervisor starts it again about a second later."""
-        for pid in self._processes("libvirtd"):
+        for pid in self.daemon_pids():
             os.kill(pid, signal.SIGKILL)
+
+    def daemon_pids(self) -> Sequence[int]:
+        """Process ids of libvirtd: one, or none between a crash and the supervisor's next start."""
+        return self._processes("libvirtd")
 
     def guest_pid(self, name: str) -> int:
         """Process id of a guest's QEMU. Raises ServiceError when it does not run."""
@@ -207,13 +219,13 @@ class LibvirtHost:
 
     def _prepare(self) -> None:
         self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
-        self._lock = (self.state_dir / "lock").open("w")
+        lock = (self.state_dir / "lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ServiceError(
-                f"another process runs a libvirt host in {self.state_dir}. Remedy: stop it first"
-            ) from error
+            lock.close()
+            raise InUse(f"another process runs a libvirt host in {self.state_dir}. Remedy: stop it first") from error
+        self._lock = lock
         shutil.rmtree(self.state_dir / "run", ignore_errors=True)
         for folder in ("etc", "run", "lib", "log/qemu", "cache", "serial", "guests"):
             (self.state_dir / folder).mkdir(parents=True, exist_ok=True)

@@ -200,7 +200,7 @@ class LibvirtHypervisor:
         def run() -> T:
             session = self._connector.session()
             try:
-                return function(session.handle)
+                return function(session.usable_handle())
             except libvirt.libvirtError as error:
                 raise session.call_error(error) from error
 
@@ -220,8 +220,8 @@ class LibvirtHypervisor:
         began = time.monotonic()
 
         def read() -> str:
-            host = self._hosts.read(session.handle)
-            vms = session.handle.listAllDomains(0)
+            host = self._hosts.read(session.usable_handle())
+            vms = session.usable_handle().listAllDomains(0)
             return (
                 f"{host.cpu_threads} CPU threads, {host.memory_mib / 1024:.1f} GiB memory, {len(vms)} VMs; consoles "
                 + ("through the local socket" if self._uri.is_local else "through each VM's VNC port")

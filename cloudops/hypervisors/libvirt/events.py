@@ -45,8 +45,8 @@ _CHANGES = {
 }
 
 
-def register_events(handle: Any, publish: Publish) -> None:
-    """Has ``publish`` called from libvirt's event loop, which it must not keep waiting."""
+def register_events(handle: Any, publish: Publish) -> list[int]:
+    """Has ``publish`` called from libvirt's event loop, which it must not keep waiting; returns the registrations."""
 
     def lifecycle(_handle: Any, domain: Any, event: int, detail: int, _opaque: object) -> None:
         publish(lifecycle_event(domain.UUIDString(), event, detail))
@@ -58,10 +58,12 @@ def register_events(handle: Any, publish: Publish) -> None:
     def changed(_handle: Any, domain: Any, *rest: object) -> None:
         publish(HypervisorEvent(EventKind.VM_CHANGED, domain.UUIDString(), at=datetime.now(UTC), detail=str(rest[-1])))
 
-    handle.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
-    handle.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_GRAPHICS, graphics, None)
-    for event_id, name in _CHANGES.items():
-        handle.domainEventRegisterAny(None, event_id, changed, name)
+    wanted: list[tuple[int, Any, str]] = [
+        (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, ""),
+        (libvirt.VIR_DOMAIN_EVENT_ID_GRAPHICS, graphics, ""),
+        *((event_id, changed, name) for event_id, name in _CHANGES.items()),
+    ]
+    return [handle.domainEventRegisterAny(None, event_id, callback, name) for event_id, callback, name in wanted]
 
 
 def lifecycle_event(vm_ref: str, event: int, detail: int) -> HypervisorEvent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -58,6 +59,7 @@ class Session:
         self._link: Link | None = None
         self._timed_out = False
         self._is_open = False
+        self._callbacks: list[int] = []
 
     @property
     def stages(self) -> Sequence[Stage]:
@@ -110,6 +112,14 @@ class Session:
         if self._link is not None:
             self._link.cut(reason)
         self._dialer.close()
+        self._release()
+
+    def usable_handle(self) -> Any:
+        """libvirt's connection object. Raises :class:`Unreachable` when the session has ended meanwhile."""
+        handle = self.handle
+        if handle is None:
+            raise Unreachable(f"The connection has ended: {self._link.reason if self._link else 'it was closed'}.")
+        return handle
 
     def call_error(self, error: libvirt.libvirtError) -> HypervisorError:
         """The typed error of a failed call: when the line is down, the reason it went down for."""
@@ -165,14 +175,26 @@ class Session:
         # libvirt gives up after interval x (count + 1) seconds: that is to happen before the endpoint's timeout.
         count = max(1, math.ceil(self.spec.timeout_seconds / interval) - 2)
         self.handle.setKeepAlive(interval, count)
-        register_events(self.handle, self._on_event)
+        self._callbacks = register_events(self.handle, self._on_event)
         return f"a frozen host is noticed within {interval * (count + 1)} s"
 
     def _link_ended(self, reason: str) -> None:
         was_open, self._is_open = self._is_open, False
         if was_open:
             self._dialer.close()
+            self._release()
             self._on_end(self, reason)
+
+    def _release(self) -> None:
+        """Lets libvirt free the connection, whose line is down, once no call uses it any more. Registered callbacks
+        would keep it for ever; closing it outright would pull it from under calls that are about to fail."""
+        handle, self.handle = self.handle, None
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            with contextlib.suppress(
+                libvirt.libvirtError
+            ):  # it is gone on our side, that the host was not told is no loss
+                handle.domainEventDeregisterAny(callback)
 
 
 def version_text(number: int) -> str:

@@ -1,0 +1,60 @@
+"""Real libvirt hosts for tests. Import the fixture into a conftest; it fails, and never skips, when there can be no host.
+
+The guest's kernel and file system are built once into ``CLOUDOPS_LAB_CACHE`` (default: ``var/lab`` in the tree).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloudops.lab.domain import GuestSpec
+from cloudops.lab.guest import GuestImage, build_guest
+from cloudops.lab.libvirtd import InUse, LibvirtHost, Listen
+from cloudops.lab.process import ServiceError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STATE_SLOTS = 16
+"""How many hosts may run at once from one cache directory: other test runs, xdist workers, hosts for faults."""
+
+
+def lab_cache() -> Path:
+    return Path(os.environ.get("CLOUDOPS_LAB_CACHE", ROOT / "var" / "lab"))
+
+
+def start_host(name: str, *, listen: Listen | None = None) -> LibvirtHost:
+    """Starts a host in the first state directory that nobody uses. The caller stops it."""
+    for slot in range(STATE_SLOTS):
+        first_port = 5900 + 100 * (slot + 1)
+        host = LibvirtHost(
+            lab_cache() / "hosts" / f"test{slot}", name, listen=listen, vnc_ports=(first_port, first_port + 99)
+        )
+        with contextlib.suppress(InUse):
+            return host.start()
+    raise ServiceError(f"{STATE_SLOTS} libvirt hosts run already from {lab_cache()}; is an old test run still alive?")
+
+
+def guest_image() -> GuestImage:
+    """The guest's kernel and initramfs, built at the first call."""
+    return build_guest(lab_cache() / "guest")
+
+
+@pytest.fixture(scope="session")
+def real_host() -> Iterator[LibvirtHost]:
+    """A libvirt host with two running Linux guests, "alpha" and "beta" (``host.guests``: name to UUID). A test that
+    stops, freezes or kills anything of it puts it back."""
+    image = guest_image()
+    host = start_host("lab1")
+    try:
+        for name in ("alpha", "beta"):
+            host.virsh_quietly("managedsave-remove", name)
+            host.ensure_guest(GuestSpec(name, image))
+        for name in ("alpha", "beta"):
+            host.wait_booted(name)
+        yield host
+    finally:
+        host.stop()
