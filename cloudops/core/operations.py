@@ -109,6 +109,13 @@ def fail(operation: Operation, *, by: Actor, now: datetime, code: str, detail: s
     _tell(operation)
 
 
+def mark_read(operation: Operation, *, now: datetime) -> None:
+    """Somebody has seen how it ended; it need not be shown any more. Once read it stays read."""
+    if Operation.objects.filter(pk=operation.pk, read_at__isnull=True).update(read_at=now):
+        operation.read_at = now
+        _tell(operation)
+
+
 def fail_stale(*, now: datetime) -> int:
     """Fails operations whose worker went silent, saying so; returns how many."""
     stale = Operation.objects.filter(

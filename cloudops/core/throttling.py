@@ -35,3 +35,15 @@ class UserThrottle(_FailOpen, UserRateThrottle):
 
 class AnonThrottle(_FailOpen, AnonRateThrottle):
     """Per client address."""
+
+
+class ConsoleOpeningThrottle(UserThrottle):
+    """Opening consoles: each one costs a slot and a connection to a hypervisor."""
+
+    scope = "console_opening"
+
+
+class TokenCreationThrottle(UserThrottle):
+    """Making API tokens."""
+
+    scope = "token_creation"

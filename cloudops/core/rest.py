@@ -1,0 +1,154 @@
+"""What every API view shares: who asks and when, idempotency, rate-limit headers, and bodies that hold no surprises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cached_property
+from typing import Any, ClassVar
+
+from django.db.models import QuerySet
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404
+from django.utils import timezone
+from rest_framework import exceptions, mixins, serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
+
+from cloudops.core import idempotency
+from cloudops.core.actors import Actor
+from cloudops.core.filters import KnownFilters
+from cloudops.core.requests import actor_of
+
+
+class Body(serializers.Serializer[Any]):
+    """What a request may send. A field that is not known is refused: a misspelt name must not be ignored in silence."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping) and (unknown := sorted(set(map(str, data)) - set(self.fields))):
+            raise serializers.ValidationError({name: ["There is no such field."] for name in unknown})
+        return super().to_internal_value(data)
+
+
+class Shown(serializers.ModelSerializer[Any]):
+    """What an answer shows: read-only."""
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        fields = super().get_fields()
+        for field in fields.values():
+            field.read_only = True
+        return fields
+
+
+class ApiViewSet(GenericViewSet[Any]):
+    """The base of every API view.
+
+    ``rights`` names the installation-wide right that an action needs (``*``: all others), ``scopes`` the API token's
+    scope where it is not read for safe methods and manage for the rest; ``accounts.permissions`` enforces both.
+    A view fetches, calls one domain function with ``by=self.by, now=self.now``, and renders.
+    """
+
+    rights: ClassVar[Mapping[str, str]] = {}
+    scopes: ClassVar[Mapping[str, str]] = {}
+    filter_backends: Any = [KnownFilters]
+    metadata_class = None
+    lookup_value_converter: ClassVar[str] = "uuid"
+    http_method_names: ClassVar[list[str]] = ["get", "post", "patch", "delete", "head"]  # type: ignore[misc]
+    _claim: idempotency.Claim | None = None
+    _throttles: list[Any] | None = None
+
+    @cached_property
+    def by(self) -> Actor:
+        """Who asks."""
+        return actor_of(self.request)
+
+    @cached_property
+    def now(self) -> datetime:
+        """When this request began."""
+        return timezone.now()
+
+    def body(self, serializer: type[serializers.Serializer[Any]], *, partial: bool = False) -> dict[str, Any]:
+        """The request's body as ``serializer`` understands it. Raises ValidationError."""
+        if not isinstance(self.request.data, Mapping):
+            raise exceptions.ValidationError({"non_field_errors": ["Send a JSON object."]})
+        checked = serializer(data=self.request.data, partial=partial, context=self.get_serializer_context())
+        checked.is_valid(raise_exception=True)
+        return dict(checked.validated_data)
+
+    def parameters(self, serializer: type[serializers.Serializer[Any]]) -> dict[str, Any]:
+        """The query parameters as ``serializer`` understands them. Raises ValidationError."""
+        checked = serializer(data=self.request.query_params.dict(), context=self.get_serializer_context())
+        checked.is_valid(raise_exception=True)
+        return dict(checked.validated_data)
+
+    def get_object(self) -> Any:
+        """The one that the address names, among those that the caller may see; a list's filters do not apply."""
+        return get_object_or_404(self.get_queryset(), pk=self.kwargs["pk"])
+
+    def shown(
+        self, obj: Any, *, status: int = 200, serializer: type[serializers.BaseSerializer[Any]] | None = None
+    ) -> Response:
+        """``obj`` as the answer."""
+        shape = serializer or self.get_serializer_class()
+        return Response(shape(obj, context=self.get_serializer_context()).data, status=status)
+
+    def page(
+        self, queryset: QuerySet[Any], serializer: type[serializers.BaseSerializer[Any]] | None = None
+    ) -> Response:
+        """One page of a list that is not this view's own."""
+        rows = self.paginate_queryset(queryset)
+        shape = serializer or self.get_serializer_class()
+        return self.get_paginated_response(shape(rows, many=True, context=self.get_serializer_context()).data)  # type: ignore[call-arg]
+
+    def get_throttles(self) -> list[Any]:
+        self._throttles = super().get_throttles()
+        return self._throttles
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Authentication, rights and throttles as ever, then the Idempotency-Key."""
+        super().initial(request, *args, **kwargs)
+        if request.method == "POST" and self.action is not None:
+            self._claim = idempotency.begin(request, now=self.now)
+
+    def handle_exception(self, exc: Exception) -> Response:
+        if isinstance(exc, idempotency.Replayed):
+            return exc.response
+        try:
+            return super().handle_exception(exc)
+        except Exception:
+            if self._claim is not None:
+                idempotency.release(self._claim)
+            raise
+
+    def finalize_response(self, request: Request, response: HttpResponseBase, *args: Any, **kwargs: Any) -> Any:
+        response = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[arg-type]
+        if self._claim is not None and isinstance(response, Response):
+            idempotency.keep(self._claim, response)
+        self._tell_limits(response)
+        return response
+
+    def _tell_limits(self, response: HttpResponseBase) -> None:
+        """The narrowest rate limit's state, in the headers that clients commonly know."""
+        states = [state for throttle in self._throttles or () if (state := _limit_state(throttle)) is not None]
+        if states:
+            remaining, limit, reset = min(states)
+            response["X-RateLimit-Limit"] = str(limit)
+            response["X-RateLimit-Remaining"] = str(remaining)
+            response["X-RateLimit-Reset"] = str(reset)
+
+
+def _limit_state(throttle: Any) -> tuple[int, int, int] | None:
+    history, limit = getattr(throttle, "history", None), getattr(throttle, "num_requests", None)
+    if history is None or limit is None:
+        return None
+    oldest = history[-1] if history else throttle.now
+    return max(0, limit - len(history)), limit, max(0, round(oldest + throttle.duration - throttle.now))
+
+
+class Lists(mixins.ListModelMixin):
+    """GET on the collection."""
+
+
+class Retrieves(mixins.RetrieveModelMixin):
+    """GET on one."""
