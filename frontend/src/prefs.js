@@ -36,7 +36,7 @@ export function toggleRail() {
 
 function mark() {
   const theme = load("theme") || "system";
-  for (const item of document.querySelectorAll("[data-set-theme]")) item.toggleAttribute("aria-current", item.dataset.setTheme === theme);
+  for (const item of document.querySelectorAll("[data-set-theme]")) item.setAttribute("aria-pressed", String(item.dataset.setTheme === theme));
   for (const item of document.querySelectorAll("[data-toggle-density]")) item.setAttribute("aria-pressed", String(root.dataset.density === "compact"));
 }
 

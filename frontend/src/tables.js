@@ -112,11 +112,11 @@ function fillColumnMenu(menu) {
   menu.replaceChildren(...[...document.querySelectorAll(`#${CSS.escape(id)} thead [data-col]`)].map((head) => {
     const key = head.dataset.col;
     return el("button", {
-      type: "button", class: "menu-item", role: "menuitemcheckbox", "data-stay": true, "aria-checked": String(!hidden.has(key)),
+      type: "button", class: "menu-item", "data-stay": true, "aria-pressed": String(!hidden.has(key)),
       text: head.textContent.trim(),
       onclick: (event) => {
         if (!hidden.delete(key)) hidden.add(key);
-        event.currentTarget.setAttribute("aria-checked", String(!hidden.has(key)));
+        event.currentTarget.setAttribute("aria-pressed", String(!hidden.has(key)));
         rememberColumns(id, [...hidden]);
       },
     });
