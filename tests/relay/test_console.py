@@ -12,7 +12,7 @@ from consoles.reasons import ClosedReason, Refused
 from consoles.relay import ConsolePolicy, live_consoles, swap
 from consoles.relay.frames import BINARY, CLOSE, masked_frame
 from tests.relay.browser import KEY_A
-from tests.relay.lab import Lab, on_every_path, on_fast_path, until
+from tests.relay.lab import Hooks, Lab, on_every_path, on_fast_path, until
 from tests.relay.vnc import SERVER_INIT, VncScript
 
 UPDATE_REQUEST = b"\3\1\0\0\0\0\2\x80\1\xe0"
@@ -323,16 +323,10 @@ async def test_frames_before_the_answer_are_a_violation(lab: Lab) -> None:
 
 @on_every_path
 async def test_broken_hooks_do_not_break_the_console(lab: Lab) -> None:
-    from tests.relay.lab import Hooks
-
     def broken(*args: object) -> None:
         raise RuntimeError("domain bug")
 
-    original = Hooks.started
-    Hooks.started = broken  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(Hooks, "started", broken):
         browser, vnc = await lab.open()
-    finally:
-        Hooks.started = original  # type: ignore[method-assign]
     vnc.writer.write(b"x")
     assert await browser.next() == (BINARY, b"x")

@@ -24,6 +24,7 @@ from consoles.relay.frames import (
     masked_frame,
     parse_close,
 )
+import itertools
 
 MASK = b"\x37\xfa\x21\x3d"
 
@@ -40,7 +41,7 @@ def parse(data: bytes, cuts: Sequence[int] = ()) -> tuple[list[Event], FrameErro
     parser = FrameParser()
     events: list[Event] = []
     bounds = [0, *sorted(cuts), len(data)]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         for opcode, payload in parser.feed(data[start:end]):
             if opcode == BINARY and events and events[-1][0] == BINARY:
                 events[-1] = (BINARY, events[-1][1] + payload)

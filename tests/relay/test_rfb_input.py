@@ -16,6 +16,7 @@ from consoles.relay.rfb_input import (
     RfbInput,
     RfbViolation,
 )
+import itertools
 
 HANDSHAKE = GREETING + b"\1" + b"\0"
 
@@ -178,7 +179,7 @@ def test_large_clipboard_needs_no_memory() -> None:
 def feed_in_pieces(raw: bytes, cuts: list[int], *, view_only: bool) -> tuple[bytes, bool]:
     parser = RfbInput(view_only=view_only)
     bounds = [0, *sorted(cuts), len(raw)]
-    out = b"".join(parser.feed(raw[a:b]) for a, b in zip(bounds, bounds[1:], strict=False))
+    out = b"".join(parser.feed(raw[a:b]) for a, b in itertools.pairwise(bounds))
     return out, parser.input_seen
 
 
