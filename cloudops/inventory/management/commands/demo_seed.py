@@ -1,0 +1,111 @@
+"""``manage.py demo_seed``: what script/demo shows. Reads a JSON object, writes progress lines and a JSON object.
+
+May be run again at any time: it adds what is missing and changes nothing that people have changed since.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from cloudops.accounts import people
+from cloudops.accounts.models import Membership, Project, Role, User
+from cloudops.core.actors import Actor, system
+from cloudops.core.errors import Refusal
+from cloudops.hypervisors.port import Kind
+from cloudops.inventory import clusters, hosts, offerings, vms
+from cloudops.inventory.models import Cluster, Endpoint, Offering, Vm
+
+SEED: Actor = system("demo")
+PROJECT = "apollo"
+LAB = "lab"
+CITIES = ("amsterdam", "berlin", "lisbon", "warsaw")
+OFFERINGS = {"tiny": (1, 256), "small": (2, 512), "medium": (2, 1024), "large": (4, 2048)}
+POLL_SECONDS = 0.3
+
+
+class Command(BaseCommand):
+    help = "Fills the demo (script/demo calls it): people, a project, the libvirt host, simulated hosts, offerings."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        wanted: dict[str, Any] = json.load(sys.stdin)
+        now = timezone.now()
+        try:
+            changed = self.people(wanted["people"], now)
+            self.offerings(now)
+            if uri := wanted.get("libvirt_uri"):
+                self.host(Kind.LIBVIRT, uri, LAB, now)
+            if wanted.get("fleet"):
+                self.fleet(wanted["fleet"], wanted["vms_per_host"], wanted["simulated_state"], now)
+            if wanted.get("libvirt_uri"):
+                self.hand_over(wanted["libvirt_uri"], wanted["guests"], wanted["wait_seconds"])
+        except Refusal as refusal:
+            raise CommandError(f"{refusal.detail} {refusal.numbers}") from refusal
+        self.stdout.write(json.dumps({"changed_passwords": changed, "vms": Vm.objects.count()}))
+
+    def people(self, wanted: dict[str, dict[str, str]], now: datetime) -> list[str]:
+        """Makes the people and the project; returns the names of those whose password is not the demo's any more."""
+        project = Project.objects.filter(name=PROJECT).first()
+        if project is None:
+            project = people.create_project(name=PROJECT, description="The demo's tenant.", by=SEED, now=now)
+        changed = []
+        for username, person in wanted.items():
+            user = User.objects.filter(username=username).first()
+            if user is None:
+                user = people.create_user(
+                    username=username, password=person["password"], role=Role(person["role"]), by=SEED, now=now
+                )
+                if user.role == Role.TENANT and not Membership.objects.filter(project=project, user=user).exists():
+                    people.add_member(project, user=user, by=SEED, now=now)
+            elif not user.check_password(person["password"]):
+                changed.append(username)
+        return changed
+
+    def offerings(self, now: datetime) -> None:
+        if Offering.objects.exists():
+            return
+        for name, (vcpus, memory_mib) in OFFERINGS.items():
+            offerings.create(name=name, vcpus=vcpus, memory_mib=memory_mib, dynamic_scaling=True, by=SEED, now=now)
+
+    def cluster(self, name: str, now: datetime) -> Cluster:
+        return Cluster.objects.filter(name=name).first() or clusters.create(name=name, by=SEED, now=now)
+
+    def host(self, kind: Kind, uri: str, cluster: str, now: datetime) -> None:
+        if not Endpoint.objects.filter(uri=uri).exists():
+            hosts.add_host(kind=kind, uri=uri, cluster=self.cluster(cluster, now), by=SEED, now=now)
+
+    def fleet(self, count: int, vms_per_host: int, state: str, now: datetime) -> None:
+        """``count`` simulated hosts over the cities' clusters; another count than last time replaces their URIs."""
+        for index, (city, share) in enumerate(zip(CITIES, _shares(count, len(CITIES)), strict=True)):
+            if not share:
+                continue
+            uri = f"simulated://{city}?hosts={share}&vms={vms_per_host}&seed={index + 1}&state={state}"
+            earlier = Endpoint.objects.filter(kind=Kind.SIMULATED, uri__startswith=f"simulated://{city}?").first()
+            if earlier is None:
+                self.stdout.write(f"Adding {share} simulated hosts in {city}")
+                self.stdout.flush()
+                self.host(Kind.SIMULATED, uri, city, now)
+            elif earlier.uri != uri:
+                Endpoint.objects.filter(pk=earlier.pk).update(uri=uri, synced_at=None)
+
+    def hand_over(self, uri: str, guests: Sequence[str], wait_seconds: float) -> None:
+        """Waits until the guests are discovered, then gives those that belong to nobody to the project."""
+        deadline = time.monotonic() + wait_seconds
+        found = Vm.objects.filter(host__endpoint__uri=uri, ref__in=guests, missing_since=None)
+        while found.count() < len(guests):
+            if time.monotonic() > deadline:
+                raise CommandError(f"only {found.count()} of {len(guests)} guests were discovered in {wait_seconds} s")
+            time.sleep(POLL_SECONDS)
+        if ownerless := list(found.filter(project=None)):
+            vms.assign(ownerless, project=Project.objects.get(name=PROJECT), by=SEED, now=timezone.now())
+
+
+def _shares(count: int, parts: int) -> list[int]:
+    return [count // parts + (index < count % parts) for index in range(parts)]
