@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
 
@@ -24,7 +25,6 @@ from consoles.relay.frames import (
     masked_frame,
     parse_close,
 )
-import itertools
 
 MASK = b"\x37\xfa\x21\x3d"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from unittest import mock
 
@@ -12,7 +13,6 @@ from consoles.relay.frames import PING, PONG, masked_frame
 from consoles.relay.runtime import BROWSER_READ_BYTES, UPSTREAM_READ_BYTES, loop_state
 from tests.relay.browser import KEY_A
 from tests.relay.lab import Lab, on_every_path, on_fast_path, until
-import itertools
 
 UPDATE_REQUEST = b"\3\1\0\0\0\0\2\x80\1\xe0"
 # One read, the high-water mark, and what both sides may add before they are stopped.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import pytest
@@ -16,7 +17,6 @@ from consoles.relay.rfb_input import (
     RfbInput,
     RfbViolation,
 )
-import itertools
 
 HANDSHAKE = GREETING + b"\1" + b"\0"
 
