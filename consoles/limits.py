@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db.models import Count, Q, QuerySet
@@ -87,14 +87,14 @@ def usage_of_user(user: User, *, now: datetime, idle_seconds: float | None = Non
     """Slots of one person; foreign connections belong to nobody."""
     settings = runtime.current()
     rows = _sessions("user_id", {"user_id": user.pk}, now, _idle_after(settings, idle_seconds))
-    return Usage("user", settings.console_user_limit, **rows.get(user.pk, {}))
+    return Usage("user", settings.console_user_limit, *rows.get(user.pk, NONE))
 
 
 def usage_now(host: Host, settings: RuntimeSettings, *, now: datetime) -> Usage:
     """Slots of a host whose row and settings are at hand, in two queries."""
     rows = _sessions("host_id", {"host_id": host.pk}, now, settings.console_idle_warning_seconds)
     foreign = fresh_foreign(settings, now).filter(host_id=host.pk).count() if settings.console_count_foreign else 0
-    return Usage("host", host_limit(host, settings), foreign=foreign, **rows.get(host.pk, {}))
+    return Usage("host", host_limit(host, settings), *rows.get(host.pk, NONE), foreign)
 
 
 def usage_by_host(
@@ -131,8 +131,7 @@ def _usage(
     )
     counted = settings.console_count_foreign
     return {
-        key: Usage(scope, limit, foreign=foreign.get(key, 0), count_foreign=counted, **rows.get(key, {}))
-        for key, limit in limits.items()
+        key: Usage(scope, limit, *rows.get(key, NONE), foreign.get(key, 0), counted) for key, limit in limits.items()
     }
 
 
@@ -140,22 +139,29 @@ def _idle_after(settings: RuntimeSettings, idle_seconds: float | None) -> float:
     return settings.console_idle_warning_seconds if idle_seconds is None else idle_seconds
 
 
-def _sessions(key: str, only: dict[str, Any], now: datetime, idle_after: float) -> dict[Any, dict[str, int]]:
-    """Counts of slot holders by ``key``: active, idle, pending."""
+class Counts(NamedTuple):
+    """Slot holders, in the order of :class:`Usage`'s fields."""
+
+    active: int
+    idle: int
+    pending: int
+
+
+NONE: Final = Counts(0, 0, 0)
+
+
+def _sessions(key: str, only: dict[str, Any], now: datetime, idle_after: float) -> dict[Any, Counts]:
+    """Counts of slot holders by ``key``."""
     attached = Q(status__in=ATTACHED)
     idle = attached & Q(last_input_at__lte=now - timedelta(seconds=idle_after))
     rows = (
         ConsoleSession.objects.holding_slots(now)
         .filter(**only)
         .order_by()
-        .values(key)
-        .annotate(
-            active=Count("pk", filter=attached),
-            idle=Count("pk", filter=idle),
-            pending=Count("pk", filter=Q(status=Status.PENDING)),
-        )
+        .values_list(key)
+        .annotate(Count("pk", filter=attached), Count("pk", filter=idle), Count("pk", filter=Q(status=Status.PENDING)))
     )
-    return {row.pop(key): row for row in rows}
+    return {row[0]: Counts(*row[1:]) for row in rows}
 
 
 @dataclass(frozen=True, slots=True)

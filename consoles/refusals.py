@@ -81,11 +81,8 @@ def _candidate(session: ConsoleSession, user: User, now: datetime, seen: set[UUI
 def _retry_after(sessions: list[ConsoleSession], taken: Taken, now: datetime) -> int:
     """When the first slot may come back by itself: a link that expires, or a console that idles out."""
     idle_limit = timedelta(seconds=taken.settings.console_idle_disconnect_seconds)
-    ends = [
-        session.redeem_by if session.status == Status.PENDING else session.last_input_at + idle_limit
-        for session in sessions
-        if session.status == Status.PENDING or session.last_input_at is not None
-    ]
+    ends = [session.redeem_by for session in sessions if session.status == Status.PENDING]
+    ends += [session.last_input_at + idle_limit for session in sessions if session.last_input_at is not None]
     if not ends:
         return RETRY_DEFAULT_SECONDS
     return max(1, math.ceil((min(ends) - now).total_seconds()))

@@ -187,8 +187,8 @@ def _locked(session_id: uuid.UUID) -> ConsoleSession | None:
 
 def _close(session: ConsoleSession, reason: ClosedReason, by: Actor, now: datetime, **fields: Any) -> None:
     holder = session.process_id if session.status in ATTACHED else None
-    end = {"ended_at": now, "closed_reason": reason.value, "closed_by": by.name[:200], "detached_reason": ""}
-    transition(session, to=Status.CLOSED, by=by, now=now, reason=reason.value, kind="console.closed", **end, **fields)
+    fields |= {"ended_at": now, "closed_reason": reason.value, "closed_by": by.name[:200], "detached_reason": ""}
+    transition(session, to=Status.CLOSED, by=by, now=now, reason=reason.value, kind="console.closed", **fields)
     _end_requests([session.pk], now)
     _count_closed(session, now)
     if holder is not None:
@@ -199,10 +199,8 @@ def _close(session: ConsoleSession, reason: ClosedReason, by: Actor, now: dateti
 def _detach(session: ConsoleSession, reason: ClosedReason, by: Actor, now: datetime, **fields: Any) -> None:
     holder = session.process_id
     until = now + timedelta(seconds=runtime.current().console_resume_seconds)
-    line = {"detached_reason": reason.value, "resume_until": until}
-    transition(
-        session, to=Status.DETACHED, by=by, now=now, reason=reason.value, kind="console.detached", **line, **fields
-    )
+    fields |= {"detached_reason": reason.value, "resume_until": until}
+    transition(session, to=Status.DETACHED, by=by, now=now, reason=reason.value, kind="console.detached", **fields)
     if holder is not None:
         tell_relay(holder, session, session.attachment, reason)
     live.publish(*topics(session))
@@ -215,16 +213,19 @@ def close_many(
     by: Actor,
     now: datetime,
 ) -> int:
-    """Ends many sessions, a few statements per 500 of them; returns how many had not ended already."""
-    ids = list(sessions.order_by().values_list("pk", flat=True))
+    """Ends many sessions, a few statements per 500 of them; returns how many.
+
+    ``sessions`` is neither sliced nor distinct; each is closed only if it still matches when it is locked.
+    """
+    ids = sorted(sessions.live().order_by().values_list("pk", flat=True))
     batches = [ids[start : start + CLOSE_BATCH] for start in range(0, len(ids), CLOSE_BATCH)]
-    return sum(_close_batch(sorted(batch), reason, by, now) for batch in batches)
+    return sum(_close_batch(sessions.live().filter(pk__in=batch), reason, by, now) for batch in batches)
 
 
-def _close_batch(ids: list[uuid.UUID], reason: ClosedReason, by: Actor, now: datetime) -> int:
+def _close_batch(matching: SessionQuerySet, reason: ClosedReason, by: Actor, now: datetime) -> int:
     with transaction.atomic():
-        locked = ConsoleSession.objects.select_for_update(no_key=True, of=("self",)).select_related("vm")
-        rows = list(locked.filter(pk__in=ids).live().order_by("pk"))
+        locked = matching.select_for_update(no_key=True, of=("self",)).select_related("vm")
+        rows = list(locked.order_by("pk"))
         before = [(row, row.status) for row in rows]
         keys = [row.pk for row in rows]
         ConsoleSession.objects.filter(pk__in=keys).update(
