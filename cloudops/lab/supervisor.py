@@ -18,7 +18,7 @@ from typing import BinaryIO, Self, TextIO
 from cloudops.lab.process import ServiceError, log_tail, tied_command
 
 COLOURS = (36, 32, 33, 35, 34)
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 FIRST_RESTART_SECONDS = 1.0
 LONGEST_RESTART_SECONDS = 30.0
 STEADY_SECONDS = 60.0
@@ -76,7 +76,7 @@ class Supervisor:
                 raise ServiceError(self._failure(running, f"ended at once ({_how(code)})"))
             if time.monotonic() > deadline:
                 raise ServiceError(self._failure(running, f"was not ready after {program.ready_seconds:.0f} s"))
-            time.sleep(POLL_SECONDS / 2)
+            time.sleep(POLL_SECONDS)
 
     def check(self) -> None:
         """One look at all programs: starts the ended ones again where that is allowed, or raises ServiceError."""
