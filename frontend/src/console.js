@@ -31,7 +31,7 @@ const session = new Session(facts, page);
 const limit = new LimitPanel({
   parts: {
     words: parts["limit-words"], freeMine: parts["free-mine"], ask: parts.ask, wait: parts.wait, note: parts["limit-note"],
-    holders: parts.holders, message: parts["ask-message"], messageInput: byId("ask-text"),
+    holders: parts.holders, bar: parts["limit-bar"], message: parts["ask-message"], messageInput: byId("ask-text"),
   },
   facts,
   open: () => session.open({ quietly: true }),

@@ -11,6 +11,16 @@ export function el(tag, props = {}, ...children) {
   return node;
 }
 
+const SVG = "http://www.w3.org/2000/svg";
+
+/** Makes an SVG element with attributes. */
+export function svg(tag, attributes = {}, ...children) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+
 /** Calls `handler(event, element)` for events of `type` that happen inside elements matching `selector`. */
 export function on(type, selector, handler, options) {
   document.addEventListener(type, (event) => {

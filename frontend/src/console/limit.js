@@ -1,6 +1,6 @@
 // At the limit: who holds the slots, and the three ways out.
 import { call } from "../api.js";
-import { el } from "../dom.js";
+import { el, svg } from "../dom.js";
 import { durationWords } from "../words.js";
 
 const IDLE_SECONDS = 60;
@@ -34,6 +34,7 @@ export class LimitPanel {
     const where = problem.scope === "vm" ? this.#facts.vm : problem.scope === "user" ? "Your account" : problem.scope_name || this.#facts.host || "The host";
     const held = mine.length ? ` You hold ${mine.length}${idle.length ? `, ${idle.length} idle` : ""}.` : "";
     this.#parts.words.textContent = `${where} has ${problem.in_use} of ${problem.limit} consoles open.${held}`;
+    this.#drawBar(problem);
     this.#parts.freeMine.hidden = mine.length === 0;
     this.#parts.freeMine.textContent = idle.length || !mine.length ? `Disconnect my idle ones${idle.length > 1 ? ` (${idle.length})` : ""}` : `Disconnect mine (${mine.length})`;
     const others = this.#others();
@@ -42,6 +43,18 @@ export class LimitPanel {
     this.#parts.message.hidden = this.#parts.ask.hidden || !others.length;
     this.#drawHolders();
     if (this.#waiting) this.#waitOn();
+  }
+
+  // The capacity bar of the other pages, full: own connections and those from outside.
+  #drawBar({ in_use: inUse, limit, foreign = 0 }) {
+    const scale = Math.max(inUse, limit, 1);
+    const share = (count) => `${(100 * count) / scale}%`;
+    const parts = [["cap-used", 0, inUse - foreign], ["cap-foreign", inUse - foreign, foreign]];
+    this.#parts.bar.replaceChildren(el("span", { class: "cap cap-lg", "data-level": "full" },
+      svg("svg", { class: "cap-svg", "aria-hidden": "true" }, ...parts.map(([name, from, count]) => svg("rect", {
+        class: name, x: share(from), width: share(count), height: "100%",
+      }))),
+      el("span", { class: "cap-text" }, el("b", { text: `${inUse} of ${limit}` }))));
   }
 
   #mine() {

@@ -43,6 +43,7 @@ export class Page {
       }
     }
     for (const fact of ["latency", "idle"]) if (!live) this.#parts[fact].hidden = true;
+    if (state === "ended") this.#parts.slot.hidden = true;
     if (!live) {
       this.#parts["idle-banner"].hidden = true;
       this.#parts["release-banner"].hidden = true;
@@ -176,6 +177,7 @@ export class Page {
     const banner = this.#parts["idle-banner"];
     if (banner.hidden) this.#announced = Infinity;
     banner.hidden = false;
+    this.#parts.idle.hidden = true;
     const minutes = Math.max(1, Math.round(idle / 60));
     const since = idle < 60 ? `${idle} seconds` : minutes === 1 ? "a minute" : `${minutes} minutes`;
     this.#parts["idle-words"].textContent = left === null
@@ -227,7 +229,7 @@ export class Page {
   #tick() {
     const part = this.#parts.idle;
     const left = this.#policy.warning - (Date.now() - this.#lastInput) / 1000;
-    part.hidden = this.state !== "live" || !this.#policy.warning || left < 0 || this.#facts.viewOnly;
+    part.hidden = this.state !== "live" || !this.#policy.warning || left < 0 || !this.#parts["idle-banner"].hidden || this.#facts.viewOnly;
     if (!part.hidden) part.textContent = `idle in ${clock(left)}`;
     part.dataset.level = left < 60 ? "high" : "";
   }
