@@ -1,4 +1,4 @@
-"""Real libvirt hosts for tests. Import the fixture into a conftest; it fails, and never skips, when there can be no host.
+"""Real libvirt hosts for tests. Import the fixture into a conftest; it fails, and never skips, when no host can be had.
 
 The guest's kernel and file system are built once into ``CLOUDOPS_LAB_CACHE`` (default: ``var/lab`` in the tree).
 """
