@@ -159,7 +159,11 @@ def _sessions(key: str, only: dict[str, Any], now: datetime, idle_after: float) 
         .filter(**only)
         .order_by()
         .values_list(key)
-        .annotate(Count("pk", filter=attached), Count("pk", filter=idle), Count("pk", filter=Q(status=Status.PENDING)))
+        .annotate(
+            active=Count("pk", filter=attached),
+            idle=Count("pk", filter=idle),
+            pending=Count("pk", filter=Q(status=Status.PENDING)),
+        )
     )
     return {row[0]: Counts(*row[1:]) for row in rows}
 
