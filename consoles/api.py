@@ -91,7 +91,7 @@ class SessionViewSet(Lists, Retrieves, ApiViewSet):
     )
     def destroy(self, request: Request, pk: str) -> Response:
         session = self.get_object()
-        if session.user_id != request.user.pk and not has(request.user, Right.CONSOLES_MANAGE):
+        if session.user_id != self.me.pk and not has(request.user, Right.CONSOLES_MANAGE):
             raise NotYourConsole(f"This console of {session.vm.name} belongs to {session.user.get_username()}.")
         sessions.close(session=session, by=self.by, now=self.now)
         return Response(status=204)
@@ -108,7 +108,7 @@ class SessionViewSet(Lists, Retrieves, ApiViewSet):
         wanted = self.body(DisconnectBody)
         rows = ConsoleSession.objects.live()
         if wanted["mine"] or not has(request.user, Right.CONSOLES_MANAGE):
-            rows = rows.filter(user_id=request.user.pk)
+            rows = rows.filter(user_id=self.me.pk)
         if "ids" in wanted:
             rows = rows.filter(pk__in=wanted["ids"])
         else:
@@ -126,9 +126,8 @@ class SessionViewSet(Lists, Retrieves, ApiViewSet):
     @action(detail=True, methods=["post"], url_path="release-request")
     def release_request(self, request: Request, pk: str) -> Response:
         session = get_object_or_404(ConsoleSession, pk=pk)
-        user: Any = request.user
         try:
-            asked = release.ask(session=session, user=user, **self.body(ReleaseBody), by=self.by, now=self.now)
+            asked = release.ask(session=session, user=self.me, **self.body(ReleaseBody), by=self.by, now=self.now)
         except ReleaseNotAllowed:
             self.get_object()  # a stranger does not even learn that it exists
             raise
@@ -178,8 +177,7 @@ class VmSessionViewSet(ApiViewSet):
     )
     def create(self, request: Request, vm_id: str) -> Response:
         vm = access.vm_for(request.user, vm_id, VmRight.CONSOLE)
-        user: Any = request.user
-        opened = sessions.open_session(vm=vm, user=user, **self.body(OpenBody), by=self.by, now=self.now)
+        opened = sessions.open_session(vm=vm, user=self.me, **self.body(OpenBody), by=self.by, now=self.now)
         session = opened.session
         answer = {
             "id": session.pk,
@@ -189,7 +187,7 @@ class VmSessionViewSet(ApiViewSet):
             "expires_at": session.redeem_by,
             "view_only": session.view_only,
             "vm": vm,
-            "host": {"id": vm.host_id if user.sees_fleet else None, "name": vm.host.name},
+            "host": {"id": vm.host_id if self.me.sees_fleet else None, "name": vm.host.name},
             "slot": opened.usage,
         }
         response = self.shown(answer, status=201, serializer=OpenedSerializer)

@@ -39,13 +39,12 @@ class UsageViewSet(ApiViewSet):
 
     @extend_schema(summary="Console slots: mine, and every host's", responses=UsageSummarySerializer)
     def summary(self, request: Request) -> Response:
-        user: Any = request.user
         hosts: list[dict[str, Any]] = []
-        if has(user, Right.FLEET_VIEW):
+        if has(self.me, Right.FLEET_VIEW):
             usages = limits.usage_by_host(None, now=self.now)
             rows = Host.objects.only("name").order_by("name", "id")
             hosts = [{"host": host, "usage": usages[host.pk]} for host in rows if host.pk in usages]
-        mine = limits.usage_of_user(user, now=self.now)
+        mine = limits.usage_of_user(self.me, now=self.now)
         return self.shown({"mine": mine, "hosts": hosts}, serializer=UsageSummarySerializer)
 
     @extend_schema(summary="A host's console slots")
@@ -107,7 +106,7 @@ class ReleaseFilters(Filters):
 
     def by_side(self, rows: QuerySet[ReleaseRequest], name: str, value: bool) -> QuerySet[ReleaseRequest]:
         """Requests to the person who asks here, or from them."""
-        me = self.request.user.pk
+        me: Any = self.request.user.pk
         return rows.filter(session__user_id=me) if value else rows.filter(requested_by_id=me)
 
 
@@ -125,7 +124,7 @@ class ReleaseRequestViewSet(Lists, Retrieves, ApiViewSet):
     scopes = {"answer": "console"}
 
     def get_queryset(self) -> QuerySet[ReleaseRequest]:
-        me = self.request.user.pk
+        me = self.me.pk
         rows = ReleaseRequest.objects.select_related("session__vm", "session__user", "requested_by")
         return rows.filter(Q(session__user_id=me) | Q(requested_by_id=me))
 
@@ -135,6 +134,5 @@ class ReleaseRequestViewSet(Lists, Retrieves, ApiViewSet):
     @action(detail=True, methods=["post"])
     def answer(self, request: Request, pk: str) -> Response:
         asked = self.get_object()
-        user: Any = request.user
-        release.answer(request=asked, user=user, **self.body(ReleaseAnswerBody), by=self.by, now=self.now)
+        release.answer(request=asked, user=self.me, **self.body(ReleaseAnswerBody), by=self.by, now=self.now)
         return self.shown(self.get_object())

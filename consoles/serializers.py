@@ -9,8 +9,14 @@ from rest_framework import serializers
 
 from cloudops.accounts.serializers import UserRef
 from cloudops.core.rest import Body, Shown
-from cloudops.inventory.models import Host, Vm
-from cloudops.inventory.serializers import HostRef, VmHostSerializer
+from cloudops.inventory.models import Vm
+from cloudops.inventory.serializers import (
+    HostRef,
+    HostSerializer,
+    VmDetailSerializer,
+    VmHostSerializer,
+    VmSerializer,
+)
 from consoles import release
 from consoles.models import ConsoleSession, ForeignConnection, ReleaseRequest, Status
 from consoles.reasons import ClosedReason
@@ -155,6 +161,38 @@ class UsageSerializer(serializers.Serializer[Any]):
     count_foreign = serializers.BooleanField(help_text="Whether those count against the limit.")
 
 
+class _Consoles(serializers.ModelSerializer[Any]):
+    """Adds the slots that the view counted for a whole page at once."""
+
+    consoles = serializers.SerializerMethodField(help_text="Console slots.")
+
+    @extend_schema_field(UsageSerializer(allow_null=True))
+    def get_consoles(self, row: Any) -> dict[str, Any] | None:
+        usage = self.context["view"].usage_of(row)
+        return UsageSerializer(usage).data if usage is not None else None
+
+
+class HostWithConsolesSerializer(_Consoles, HostSerializer):
+    """A hypervisor host with its console slots."""
+
+    class Meta(HostSerializer.Meta):
+        fields = [*HostSerializer.Meta.fields, "consoles"]
+
+
+class VmWithConsolesSerializer(_Consoles, VmSerializer):
+    """A VM with its console slots."""
+
+    class Meta(VmSerializer.Meta):
+        fields = [*VmSerializer.Meta.fields, "consoles"]
+
+
+class VmWithConsolesDetailSerializer(_Consoles, VmDetailSerializer):
+    """A VM with its console slots, and why a power action is impossible now."""
+
+    class Meta(VmDetailSerializer.Meta):
+        fields = [*VmDetailSerializer.Meta.fields, "consoles"]
+
+
 class HostUsageSerializer(serializers.Serializer[Any]):
     """One host's slots."""
 
@@ -225,8 +263,3 @@ class ReapedSerializer(serializers.Serializer[Any]):
     revoked = serializers.IntegerField()
     purged = serializers.IntegerField()
     processes = serializers.IntegerField()
-
-
-def host_refs() -> dict[Any, Host]:
-    """Every host by id, with its name only."""
-    return {host.pk: host for host in Host.objects.only("name").order_by("name", "id")}

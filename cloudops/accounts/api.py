@@ -10,10 +10,9 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cloudops.accounts import people, rights, tokens
+from cloudops.accounts import people, tokens
 from cloudops.accounts.models import ApiToken, Membership, Project, Role, User
 from cloudops.accounts.permissions import demand_own_scopes
-from cloudops.accounts.rights import Right, VmRight
 from cloudops.accounts.serializers import (
     MembershipChange,
     MembershipCreate,
@@ -37,25 +36,13 @@ from cloudops.core.throttling import TokenCreationThrottle
 class MeViewSet(ApiViewSet):
     """The person or token that asks."""
 
-    queryset = User.objects.all()
+    queryset = User.objects.prefetch_related("memberships__project")
     serializer_class = MeSerializer
     pagination_class = None
 
     @extend_schema(summary="Who am I, and what may I do?")
     def retrieve(self, request: Request) -> Response:
-        user: Any = request.user
-        memberships = list(user.memberships.select_related("project").order_by("project__name"))
-        return self.shown(
-            {
-                **{
-                    name: getattr(user, name) for name in ("id", "username", "email", "first_name", "last_name", "role")
-                },
-                "rights": [right for right in Right if rights.has(user, right)],
-                "may_console_everything": rights.everywhere(user, VmRight.CONSOLE),
-                "memberships": memberships,
-                "token": request.auth if isinstance(request.auth, ApiToken) else None,
-            }
-        )
+        return self.shown(self.get_queryset().get(pk=self.me.pk))
 
 
 class UserFilters(Filters):
@@ -140,8 +127,7 @@ class ProjectViewSet(Lists, Retrieves, ApiViewSet):
     rights = {"create": "users.manage", "partial_update": "users.manage", "destroy": "users.manage"}
 
     def get_queryset(self) -> QuerySet[Project]:
-        user: Any = self.request.user
-        return Project.objects.all() if user.sees_fleet else Project.objects.filter(members=user)
+        return Project.objects.all() if self.me.sees_fleet else Project.objects.filter(members=self.me)
 
     @extend_schema(summary="Create a project", request=ProjectBody, responses={201: ProjectSerializer})
     def create(self, request: Request) -> Response:
@@ -183,9 +169,8 @@ class MembershipViewSet(Lists, Retrieves, ApiViewSet):
     lookup_value_converter = "rowid"
 
     def get_queryset(self) -> QuerySet[Membership]:
-        user: Any = self.request.user
         rows = Membership.objects.select_related("project", "user")
-        return rows if user.sees_fleet else rows.filter(user=user)
+        return rows if self.me.sees_fleet else rows.filter(user=self.me)
 
     @extend_schema(summary="Add a member", request=MembershipCreate, responses={201: MembershipSerializer})
     def create(self, request: Request) -> Response:
@@ -215,7 +200,7 @@ class TokenViewSet(Lists, Retrieves, ApiViewSet):
     ordering = ("-created_at", "id")
 
     def get_queryset(self) -> QuerySet[ApiToken]:
-        return ApiToken.objects.filter(user_id=self.request.user.pk)
+        return ApiToken.objects.filter(user_id=self.me.pk)
 
     def get_throttles(self) -> list[Any]:
         throttles = super().get_throttles()
@@ -232,8 +217,7 @@ class TokenViewSet(Lists, Retrieves, ApiViewSet):
     def create(self, request: Request) -> Response:
         wanted = self.body(TokenCreate)
         demand_own_scopes(request, wanted["scopes"])
-        user: Any = request.user
-        token, secret = tokens.create(user=user, **wanted, by=self.by, now=self.now)
+        token, secret = tokens.create(user=self.me, **wanted, by=self.by, now=self.now)
         token.secret = secret  # type: ignore[attr-defined]
         return self.shown(token, status=201, serializer=TokenCreated)
 

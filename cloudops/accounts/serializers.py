@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from cloudops.accounts import tokens
-from cloudops.accounts.models import ApiToken, Membership, Project, Role, User
-from cloudops.accounts.rights import Right, Scope
+from cloudops.accounts.models import ApiToken, Membership, Project, User
+from cloudops.accounts.rights import Right, Scope, VmRight, everywhere, has
 from cloudops.core.rest import Body, Shown
 
 SCOPES = [(scope.value, scope.value) for scope in Scope]
@@ -45,26 +46,45 @@ class MyToken(serializers.Serializer[Any]):
     """The API token that the request came with."""
 
     id = serializers.UUIDField()
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]
     scopes = serializers.ListField(child=serializers.ChoiceField(choices=SCOPES))
     expires_at = serializers.DateTimeField()
 
 
-class MeSerializer(serializers.Serializer[Any]):
+class MeSerializer(Shown):
     """Who asks, and what they may do."""
 
-    id = serializers.IntegerField()
-    username = serializers.CharField()
-    email = serializers.CharField(allow_blank=True)
-    first_name = serializers.CharField(allow_blank=True)
-    last_name = serializers.CharField(allow_blank=True)
-    role = serializers.ChoiceField(choices=Role.choices)
-    rights = serializers.ListField(
-        child=serializers.ChoiceField(choices=RIGHTS), help_text="Rights in the whole installation."
-    )
-    may_console_everything = serializers.BooleanField(help_text="Whether every VM's console may be opened.")
+    rights = serializers.SerializerMethodField(help_text="Rights in the whole installation.")
+    may_console_everything = serializers.SerializerMethodField(help_text="Whether every VM's console may be opened.")
     memberships = MyMembership(many=True)
-    token = MyToken(allow_null=True, help_text="Null for a browser session.")
+    token = serializers.SerializerMethodField(help_text="Null for a browser session.")
+
+    class Meta:
+        model = User
+        fields = [
+            "id",
+            "username",
+            "email",
+            "first_name",
+            "last_name",
+            "role",
+            "rights",
+            "may_console_everything",
+            "memberships",
+            "token",
+        ]
+
+    @extend_schema_field(serializers.ListField(child=serializers.ChoiceField(choices=RIGHTS)))
+    def get_rights(self, user: User) -> list[str]:
+        return [right.value for right in Right if has(user, right)]
+
+    def get_may_console_everything(self, user: User) -> bool:
+        return everywhere(user, VmRight.CONSOLE)
+
+    @extend_schema_field(MyToken(allow_null=True))
+    def get_token(self, user: User) -> dict[str, Any] | None:
+        token = self.context["request"].auth
+        return MyToken(token).data if isinstance(token, ApiToken) else None
 
 
 class UserSerializer(Shown):
@@ -186,7 +206,7 @@ class TokenCreated(TokenSerializer):
 class TokenCreate(Body):
     """What a new API token is for, and what it may do."""
 
-    label = serializers.CharField(max_length=100, help_text="What will use it.")
+    label = serializers.CharField(max_length=100, help_text="What will use it.")  # type: ignore[assignment]
     scopes = serializers.ListField(
         child=serializers.ChoiceField(choices=SCOPES),
         default=list,

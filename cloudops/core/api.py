@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.db.models import Q, QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework.decorators import action
@@ -74,9 +72,8 @@ class EventViewSet(Lists, Retrieves, ApiViewSet):
     lookup_value_converter = "rowid"
 
     def get_queryset(self) -> QuerySet[Event]:
-        user: Any = self.request.user
         rows = Event.objects.all()
-        return rows if user.sees_fleet else rows.filter(actor_user_id=user.pk)
+        return rows if self.me.sees_fleet else rows.filter(actor_user_id=self.me.pk)
 
 
 class OperationFilters(Filters):
@@ -104,11 +101,10 @@ class OperationViewSet(Lists, Retrieves, ApiViewSet):
     ordering = ("-created_at", "id")
 
     def get_queryset(self) -> QuerySet[Operation]:
-        user: Any = self.request.user
         rows = Operation.objects.all()
-        if user.sees_fleet:
+        if self.me.sees_fleet:
             return rows
-        return rows.filter(Q(requested_by_id=user.pk) | Q(project_id__in=user.memberships.values("project_id")))
+        return rows.filter(Q(requested_by_id=self.me.pk) | Q(project_id__in=self.me.memberships.values("project_id")))
 
     @extend_schema(summary="Mark an operation as read", request=None)
     @action(detail=True, methods=["post"])

@@ -63,6 +63,11 @@ class ApiViewSet(GenericViewSet[Any]):
         """Who asks."""
         return actor_of(self.request)
 
+    @property
+    def me(self) -> Any:
+        """The person who asks; the gate has seen to it that they are signed in."""
+        return self.request.user
+
     @cached_property
     def now(self) -> datetime:
         """When this request began."""
@@ -99,7 +104,7 @@ class ApiViewSet(GenericViewSet[Any]):
         """One page of a list that is not this view's own."""
         rows = self.paginate_queryset(queryset)
         shape = serializer or self.get_serializer_class()
-        return self.get_paginated_response(shape(rows, many=True, context=self.get_serializer_context()).data)  # type: ignore[call-arg]
+        return self.get_paginated_response(shape(rows, many=True, context=self.get_serializer_context()).data)
 
     def get_throttles(self) -> list[Any]:
         self._throttles = super().get_throttles()

@@ -88,7 +88,7 @@ class RowIdConverter:
 register_converter(RowIdConverter, "rowid")
 
 
-class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[misc,no-untyped-call]
+class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     """API tokens."""
 
     target_class = "cloudops.accounts.tokens.BearerAuthentication"

@@ -33,7 +33,7 @@ class SettingsChange(Body, serializers.ModelSerializer[RuntimeSettings]):
 class EventSerializer(Shown):
     """One line of the audit trail."""
 
-    data = serializers.DictField(child=serializers.JSONField(allow_null=True))
+    data = serializers.DictField(child=serializers.JSONField(allow_null=True))  # type: ignore[assignment]
 
     class Meta:
         model = Event

@@ -48,24 +48,28 @@ class VmViewSet(Lists, ApiViewSet):
     """VMs. Tenants see those of their projects."""
 
     queryset = Vm.objects.all()
-    serializer_class = VmSerializer
+    serializer_class: type[VmSerializer] = VmSerializer
+    detail_serializer_class: type[VmDetailSerializer] = VmDetailSerializer
     filterset_class = VmFilters
     ordering = ("name", "id")
     rights = {"partial_update": "fleet.manage", "assign": "users.manage"}
     scopes = {"power": "power", "screenshot": "console"}
 
+    def get_serializer_class(self) -> type[VmSerializer]:
+        return self.serializer_class if self.action == "list" else self.detail_serializer_class
+
     def get_queryset(self) -> QuerySet[Vm]:
         return access.visible_vms(self.request.user)
 
-    @extend_schema(summary="Read one VM", responses=VmDetailSerializer)
+    @extend_schema(summary="Read one VM")
     def retrieve(self, request: Request, pk: str) -> Response:
-        return self.shown(access.vm_for(request.user, pk), serializer=VmDetailSerializer)
+        return self.shown(access.vm_for(request.user, pk))
 
-    @extend_schema(summary="Change a VM's offering", request=VmChange, responses=VmDetailSerializer)
+    @extend_schema(summary="Change a VM's offering", request=VmChange)
     def partial_update(self, request: Request, pk: str) -> Response:
         vm = access.vm_for(request.user, pk)
         vms.set_offering(vm, **self.body(VmChange), by=self.by, now=self.now)
-        return self.shown(access.vm_for(request.user, pk), serializer=VmDetailSerializer)
+        return self.shown(access.vm_for(request.user, pk))
 
     @extend_schema(
         summary="Assign VMs to a project",
@@ -108,8 +112,8 @@ class VmViewSet(Lists, ApiViewSet):
         response["Cache-Control"] = "private, no-store"
         return response
 
-    @extend_schema(summary="Read a VM from its hypervisor now", request=None, responses=VmDetailSerializer)
+    @extend_schema(summary="Read a VM from its hypervisor now", request=None)
     @action(detail=True, methods=["post"])
     def refresh(self, request: Request, pk: str) -> Response:
         vm = vms.refresh(access.vm_for(request.user, pk), now=self.now)
-        return self.shown(access.vm_for(request.user, vm.pk), serializer=VmDetailSerializer)
+        return self.shown(access.vm_for(request.user, vm.pk))
