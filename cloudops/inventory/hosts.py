@@ -18,8 +18,9 @@ from cloudops.core.models import Tick
 from cloudops.core.queue import enqueue
 from cloudops.core.validation import assign, demand_known, demand_valid
 from cloudops.hypervisors import registry
-from cloudops.hypervisors.port import HostFacts, HypervisorError, VmFacts
-from cloudops.inventory import endpoints, probing, reconcile_hosts, signals, sync, tags
+from cloudops.hypervisors.port import HostFacts
+from cloudops.inventory import probing, reconcile_hosts, signals, sync
+from cloudops.inventory import tags as tag_rows
 from cloudops.inventory.models import Cluster, Endpoint, Host, Tag
 from cloudops.inventory.notices import ask
 from cloudops.inventory.probing import ProbeReport
@@ -135,25 +136,24 @@ def add_host(
     )
     demand_valid(first, exclude={"endpoint", "ref"})
     _demand_new(endpoint, [])
-    facts, error = _read_new(endpoint)
-    if error is not None and not force:
-        raise HostUnreachable(error.detail or error.title, remedy=error.remedy, reason=error.code)
-    _demand_new(endpoint, facts[0])
+    reading = _read_new(endpoint)
+    if reading.error is not None and not force:
+        detail = reading.error.detail or reading.error.title
+        raise HostUnreachable(detail, remedy=reading.error.remedy, reason=reading.error.code)
+    _demand_new(endpoint, reading.hosts)
     with transaction.atomic():
         endpoint.save(force_insert=True)
         first.save(force_insert=True)
-        rows = _fill(endpoint, first, facts, error, tags, now=now)
+        rows = _fill(endpoint, first, reading, tags, now=now)
         for row in rows:
             events.record("host.added", by=by, now=now, subject=row, data={"kind": kind, "uri": endpoint.uri})
         live.publish("hosts", "vms")
     return rows
 
 
-def _read_new(endpoint: Endpoint) -> tuple[tuple[Sequence[HostFacts], Sequence[VmFacts]], HypervisorError | None]:
+def _read_new(endpoint: Endpoint) -> sync.Reading:
     try:
-        return endpoints.read(endpoint), None
-    except HypervisorError as error:
-        return ([], []), error
+        return sync.read(endpoint)
     finally:
         registry.forget(str(endpoint.pk))
 
@@ -177,21 +177,13 @@ def _is_uuid(text: str) -> bool:
 
 
 def _fill(
-    endpoint: Endpoint,
-    first: Host,
-    facts: tuple[Sequence[HostFacts], Sequence[VmFacts]],
-    error: HypervisorError | None,
-    tag_names: Sequence[str],
-    *,
-    now: datetime,
+    endpoint: Endpoint, first: Host, reading: sync.Reading, tag_names: Sequence[str], *, now: datetime
 ) -> list[Host]:
-    if error is None:
-        sync.apply_facts(endpoint, *facts, now=now)
-    else:
-        sync.apply_failure(endpoint, error, now=now)
+    """What the first reading found, or why there is none; what the operator said holds for every host found."""
+    sync.apply(endpoint, reading, now=now)
     rows = list(Host.objects.filter(endpoint=endpoint).select_related("endpoint", "cluster"))
     Host.objects.filter(endpoint=endpoint).update(console_limit_override=first.console_limit_override)
-    wanted = tags.ensure(tag_names)
+    wanted = tag_rows.ensure(tag_names)
     Host.tags.through.objects.bulk_create(
         [Host.tags.through(host_id=row.pk, tag_id=tag.pk) for row in rows for tag in wanted]
     )
@@ -311,7 +303,7 @@ def set_tags(host: Host, names: Sequence[str], *, by: Actor, now: datetime) -> l
 
 def _set_tags(host: Host, names: Sequence[str]) -> dict[str, list[Any]]:
     before = sorted(host.tags.values_list("name", flat=True))
-    host.tags.set(tags.ensure(names))
+    host.tags.set(tag_rows.ensure(names))
     after = sorted(host.tags.values_list("name", flat=True))
     return {"tags": [before, after]} if before != after else {}
 

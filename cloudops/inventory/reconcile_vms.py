@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -66,15 +66,17 @@ def reconcile(
     *,
     read_at: datetime,
     notices: Notices,
-    only_ref: str | None = None,
+    only_refs: Collection[str] | None = None,
 ) -> Outcome:
-    """Writes what ``facts`` (read from ``read_at`` on) tell of the endpoint's VMs; with ``only_ref`` of that one alone.
+    """Writes what ``facts`` (read from ``read_at`` on) tell of the endpoint's VMs; with ``only_refs`` of those alone.
 
     A VM keeps its row wherever it runs. Rows that somebody wrote after ``read_at`` know better and are left alone.
     The caller holds the endpoint's row lock, within a transaction.
     """
     refs = [fact.ref for fact in facts]
-    mine = Q(host__endpoint=endpoint) if only_ref is None else Q(host__endpoint=endpoint, ref=only_ref)
+    mine = Q(host__endpoint=endpoint)
+    if only_refs is not None:
+        mine &= Q(ref__in=only_refs)
     rows = list(Vm.objects.filter(mine))
     known = {row.ref for row in rows}
     unknown = [ref for ref in refs if ref not in known]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,7 +11,7 @@ import structlog
 from django.db import transaction
 
 from cloudops.core.actors import Actor, system
-from cloudops.core.errors import NotFound, Refusal
+from cloudops.core.errors import NotFound, Unavailable
 from cloudops.core.metrics import SYNC_SECONDS
 from cloudops.hypervisors.port import (
     HostFacts,
@@ -37,8 +37,17 @@ class CredentialUnreadable(HypervisorError):
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What an endpoint reported, or why it could not be read."""
+
+    hosts: Sequence[HostFacts] = ()
+    vms: Sequence[VmFacts] = ()
+    error: HypervisorError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What one synchronisation found and changed; ``error`` is the reason why the endpoint could not be read."""
+    """What one synchronisation found and changed; ``error`` is the code of why the endpoint could not be read."""
 
     reachable: bool
     hosts: int = 0
@@ -57,57 +66,72 @@ def sync_endpoint(endpoint: Endpoint, *, now: datetime) -> SyncReport:
     An endpoint that cannot be read has its hosts marked unreachable, with the reason; that raises nothing.
     Raises :class:`NotFound` when the endpoint is being removed.
     """
+    return apply(endpoint, read(endpoint), now=now)
+
+
+def read(endpoint: Endpoint) -> Reading:
+    """Asks the endpoint; no database is used. Never raises for the endpoint's sake."""
     started = time.perf_counter()
     try:
-        hosts, vms = _read(endpoint)
-    except Overloaded as error:  # our own queue is full: that says nothing about the host
-        _measure(started, error.code)
-        return SyncReport(reachable=False, error=error.code)
+        reading = Reading(*endpoints.read(endpoint))
     except HypervisorError as error:
-        report = apply_failure(endpoint, error, now=now)
-        _measure(started, error.code)
-        return report
-    report = apply_facts(endpoint, hosts, vms, now=now)
-    _measure(started, "ok")
-    return report
+        reading = Reading(error=error)
+    except Unavailable as error:
+        reading = Reading(error=CredentialUnreadable(error.detail))
+    outcome = reading.error.code if reading.error else "ok"
+    SYNC_SECONDS.labels(outcome).observe(time.perf_counter() - started)
+    return reading
+
+
+def apply(endpoint: Endpoint, reading: Reading, *, now: datetime) -> SyncReport:
+    """Writes what was read from ``now`` on, in one transaction. Raises :class:`NotFound` for a removed endpoint."""
+    error = reading.error
+    if error is None:
+        return _apply_facts(endpoint, reading, now=now)
+    log.warning("endpoint_unreadable", endpoint=str(endpoint.pk), code=error.code, detail=error.detail)
+    if not isinstance(error, Overloaded):  # then our own queue is full, which says nothing about the host
+        _apply_failure(endpoint, error, now=now)
+    return SyncReport(reachable=False, error=error.code)
 
 
 def refresh_vm(endpoint: Endpoint, ref: str, *, now: datetime) -> None:
     """Re-reads one VM and writes the differences. Raises :class:`HypervisorError` when it cannot be read; a VM that
     the hypervisor does not know any more is marked missing instead."""
+    apply_vms(endpoint, {ref: read_vm(endpoint, ref)}, now=now)
+
+
+def read_vm(endpoint: Endpoint, ref: str) -> VmFacts | None:
+    """One VM, or None when the hypervisor does not know it. Raises :class:`HypervisorError`."""
     try:
-        facts: list[VmFacts] = [endpoints.call(endpoint, "vm", lambda hypervisor: hypervisor.vm(ref))]
+        return endpoints.call(endpoint, "vm", lambda hypervisor: hypervisor.vm(ref))
     except VmNotFound:
-        facts = []
+        return None
+
+
+def apply_vms(endpoint: Endpoint, facts: Mapping[str, VmFacts | None], *, now: datetime) -> None:
+    """Writes what was read of some VMs, by ref, from ``now`` on. Raises :class:`NotFound` for a removed endpoint."""
     with transaction.atomic():
         locked = _lock(endpoint)
         rows = {host.ref: host for host in Host.objects.filter(endpoint=locked)}
         notices = Notices(by=INVENTORY, now=now)
-        reconcile_vms.reconcile(locked, rows, facts, read_at=now, notices=notices, only_ref=ref)
+        known = [fact for fact in facts.values() if fact is not None]
+        reconcile_vms.reconcile(locked, rows, known, read_at=now, notices=notices, only_refs=list(facts))
         notices.send()
 
 
-def _read(endpoint: Endpoint) -> tuple[Sequence[HostFacts], Sequence[VmFacts]]:
-    try:
-        return endpoints.read(endpoint)
-    except Refusal as error:
-        raise CredentialUnreadable(error.detail) from error
-
-
-def apply_facts(endpoint: Endpoint, hosts: Sequence[HostFacts], vms: Sequence[VmFacts], *, now: datetime) -> SyncReport:
-    """Writes what was read from ``now`` on. Raises :class:`NotFound` when the endpoint is not there any more."""
+def _apply_facts(endpoint: Endpoint, reading: Reading, *, now: datetime) -> SyncReport:
     with transaction.atomic():
         locked = _lock(endpoint)
         notices = Notices(by=INVENTORY, now=now)
-        rows = reconcile_hosts.reconcile(locked, hosts, notices)
-        outcome = reconcile_vms.reconcile(locked, rows, vms, read_at=now, notices=notices)
+        rows = reconcile_hosts.reconcile(locked, reading.hosts, notices)
+        outcome = reconcile_vms.reconcile(locked, rows, reading.vms, read_at=now, notices=notices)
         outcome.removed = reconcile_vms.follow_up_missing(locked, notices=notices)
         Endpoint.objects.filter(pk=locked.pk).update(synced_at=now)
         notices.send()
     return SyncReport(
         reachable=True,
-        hosts=len(hosts),
-        vms=len(vms),
+        hosts=len(reading.hosts),
+        vms=len(reading.vms),
         appeared=outcome.appeared,
         changed=outcome.changed,
         moved=outcome.moved,
@@ -116,16 +140,13 @@ def apply_facts(endpoint: Endpoint, hosts: Sequence[HostFacts], vms: Sequence[Vm
     )
 
 
-def apply_failure(endpoint: Endpoint, error: HypervisorError, *, now: datetime) -> SyncReport:
-    """Marks the endpoint's hosts unreachable, unless it was read since ``now``."""
-    log.warning("endpoint_unreadable", endpoint=str(endpoint.pk), code=error.code, detail=error.detail)
+def _apply_failure(endpoint: Endpoint, error: HypervisorError, *, now: datetime) -> None:
     with transaction.atomic():
         locked = _lock(endpoint)
         if locked.synced_at is None or locked.synced_at <= now:  # else somebody has read it since we began
             notices = Notices(by=INVENTORY, now=now)
             reconcile_hosts.mark_unreachable(locked, error, notices)
             notices.send()
-    return SyncReport(reachable=False, error=error.code)
 
 
 def _lock(endpoint: Endpoint) -> Endpoint:
@@ -134,7 +155,3 @@ def _lock(endpoint: Endpoint) -> Endpoint:
     if locked is None:
         raise NotFound("This endpoint was removed.")
     return locked
-
-
-def _measure(started: float, outcome: str) -> None:
-    SYNC_SECONDS.labels(outcome).observe(time.perf_counter() - started)
