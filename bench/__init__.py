@@ -1,0 +1,1 @@
+"""Benchmarks: ``script/bench NAME [--quick] [--json FILE]`` runs ``bench/NAME.py``."""
