@@ -14,12 +14,9 @@ _folder = Path(tempfile.mkdtemp(prefix="cloudops-tests-"))
 atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 
 for _name in [name for name in os.environ if name.startswith("CLOUDOPS_")]:
-    if _name not in {
-        "CLOUDOPS_DATABASE_URL",
-        "CLOUDOPS_TEST_POSTGRES_URL",
-        "CLOUDOPS_TEST_REDIS_URL",
-        "CLOUDOPS_STRICT",
-    }:
+    if _name not in {"CLOUDOPS_DATABASE_URL", "CLOUDOPS_STRICT"} and not _name.startswith(
+        ("CLOUDOPS_TEST_", "CLOUDOPS_LAB_")
+    ):
         del os.environ[_name]
 os.environ.setdefault("CLOUDOPS_DATABASE_URL", f"sqlite:///{_folder}/unused.sqlite3")
 os.environ |= {

@@ -121,7 +121,7 @@ class Demo:
     def _libvirt_host(self) -> Iterator[HostProcess]:
         plan = HostPlan(
             state_dir=self.state / "libvirt",
-            cache_dir=ROOT / "var/guest",
+            cache_dir=ROOT / "var/lab/guest",
             name="demo-host",
             guests=tuple(f"demo-{number}" for number in range(1, self.options.guests + 1)),
             socket_gid=os.getgid(),
