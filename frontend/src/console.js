@@ -1,4 +1,5 @@
 // The console page's script: wires the session, the page and the tools.
+import { call } from "./api.js";
 import { copyText } from "./copy.js";
 import { el, on } from "./dom.js";
 import { COMBINATIONS, fieldChange, strokes, XK } from "./console/keysyms.js";
@@ -19,6 +20,7 @@ const facts = {
   openUrl: root.dataset.openUrl,
   websocketUrl: root.dataset.websocketUrl,
   sessionsUrl: root.dataset.sessionsUrl,
+  requestsUrl: root.dataset.requestsUrl,
   viewOnly: root.dataset.viewOnly === "true",
   target: parts.screen,
   reasons,
@@ -141,6 +143,11 @@ function cancelTyping() {
   else byId("type-dialog").close();
 }
 
+// So that who asked learns the answer; the console closes here in any case.
+function answerRequest(request, release) {
+  if (request?.id) call("POST", `${facts.requestsUrl}${request.id}/answer/`, { release });
+}
+
 const actions = {
   open: () => start(),
   disconnect: () => session.leave(byOwnHand(reasons)),
@@ -149,10 +156,14 @@ const actions = {
     if (usable()) session.screen.focus();
   },
   release: () => {
-    const asker = page.asker;
+    const { asker, request } = page;
+    answerRequest(request, true);
     session.leave({ ...byOwnHand(reasons), text: `You gave this slot to ${asker}.` });
   },
-  keep: () => page.kept(),
+  keep: () => {
+    answerRequest(page.request, false);
+    page.kept();
+  },
   "give-up": () => session.leave({ reason: "gave_up", text: "You stopped trying to bring this console back.", remedy: "" }),
   type: () => byId("type-dialog").showModal(),
   "type-send": sendText,
@@ -205,11 +216,14 @@ document.addEventListener("keydown", (event) => {
     && event.getModifierState("Control") && event.getModifierState("Shift") && (event.getModifierState("Alt") || event.key === "Alt" || event.key === "Meta");
 }, true);
 document.addEventListener("keyup", (event) => {
-  if (!leaving || !modifiers.has(event.key)) return;
+  if (!leaving || event.ctrlKey || event.altKey || event.shiftKey || event.metaKey) return;
   leaving = false;
-  session.screen?.blur();
-  document.querySelector("[data-first-tool]").focus();
-  page.says("The keyboard is free again.");
+  // After noVNC has seen the last of the three go up, or the guest would keep them pressed.
+  setTimeout(() => {
+    session.screen?.blur();
+    document.querySelector("[data-first-tool]").focus();
+    page.says("The keyboard is free again.");
+  });
 }, true);
 
 // On-screen keyboards give text, not keys: what changes in a hidden field becomes key presses.

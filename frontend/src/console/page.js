@@ -213,6 +213,10 @@ export class Page {
     this.#parts["release-banner"].hidden = true;
   }
 
+  get request() {
+    return this.#request;
+  }
+
   get asker() {
     return this.#request?.from || "somebody else";
   }

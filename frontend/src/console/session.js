@@ -45,7 +45,7 @@ export class Session {
     }
     const { data } = answer;
     if (data.slot) this.#shows.slots(data.slot);
-    if (data.host) this.#shows.host(data.host);
+    if (data.host) this.#shows.host(data.host.name || data.host);
     this.#facts.websocketUrl = data.websocket_url || this.#facts.websocketUrl;
     this.#connect("secret", data.secret);
   }
