@@ -1,7 +1,21 @@
-"""The URL composition root."""
+"""The URL composition root: every app's pages, signing in, the API and health."""
 
 from __future__ import annotations
 
-from django.urls import URLPattern, URLResolver
+from django.urls import URLPattern, URLResolver, include, path
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from cloudops import api
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("", include("cloudops.accounts.urls")),
+    path("account/", include("allauth.urls")),
+    path("", include("cloudops.inventory.urls")),
+    path("", include("cloudops.managers.urls")),
+    path("", include("consoles.urls")),
+    *api.urlpatterns,
+]
+
+handler400 = "cloudops.core.views.bad_request"
+handler403 = "cloudops.core.views.forbidden"
+handler404 = "cloudops.core.views.not_found"
+handler500 = "cloudops.core.views.server_error"

@@ -1,0 +1,67 @@
+"""One's own account: password, second factor, API tokens; and where the start page leads."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from allauth.mfa.models import Authenticator
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404, redirect
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_variables
+from django.views.decorators.http import require_POST, require_safe
+
+from cloudops.accounts import tokens
+from cloudops.accounts.forms import TokenForm
+from cloudops.accounts.models import ApiToken
+from cloudops.accounts.pages import person, signed_in
+from cloudops.core import pages
+from cloudops.core.requests import actor_of
+
+
+@require_safe
+@signed_in
+def home(request: HttpRequest) -> HttpResponseRedirect:
+    """People who work with hosts start at the fleet, tenants at their VMs."""
+    return redirect("fleet" if person(request).sees_fleet else "my-vms")
+
+
+@never_cache
+@signed_in
+@sensitive_variables("secret")
+def account(request: HttpRequest) -> HttpResponse:
+    """The account page; a POST makes an API token and shows its secret this once."""
+    form = TokenForm(request.POST or None)
+    secret = ""
+    if request.method == "POST" and form.is_valid():
+        made = pages.attempt(
+            form,
+            lambda: tokens.create(user=person(request), by=actor_of(request), now=timezone.now(), **form.cleaned_data),
+        )
+        if made is not None:
+            secret, form = made[1], TokenForm()
+    return pages.show(request, "accounts/account.html", _facts(request) | {"form": form, "secret": secret})
+
+
+def _facts(request: HttpRequest) -> dict[str, object]:
+    user = person(request)
+    kinds = set(Authenticator.objects.filter(user=user).values_list("type", flat=True))
+    return {
+        "has_totp": Authenticator.Type.TOTP in kinds,
+        "has_recovery_codes": Authenticator.Type.RECOVERY_CODES in kinds,
+        "memberships": user.memberships.select_related("project"),
+        "tokens": ApiToken.objects.filter(user=user, revoked_at__isnull=True),
+        "now": timezone.now(),
+        "public_url": settings.PUBLIC_URL,
+    }
+
+
+@require_POST
+@signed_in
+def revoke_token(request: HttpRequest, token_id: UUID) -> HttpResponse:
+    """Ends one of one's own tokens."""
+    token = get_object_or_404(ApiToken, pk=token_id, user=person(request))
+    tokens.revoke(token, by=actor_of(request), now=timezone.now())
+    return pages.done(request, f"“{token.label}” is revoked. Nothing can use it any more.", to="/account/")

@@ -1,0 +1,167 @@
+"""Forms about hosts, clusters, offerings and VMs. The domain verbs validate; these carry what was typed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from cloudops.accounts.models import Project
+from cloudops.hypervisors.port import Kind
+from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Vm
+
+
+def _help(model: type[Host] | type[Offering] | type[Cluster], name: str) -> str:
+    return str(model._meta.get_field(name).help_text)
+
+
+class TagsField(forms.CharField):
+    """Words separated by commas or blanks; ``clean`` gives a list without repeats."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(required=False, widget=forms.TextInput(attrs={"placeholder": "ssd, gpu"}), **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        return ", ".join(value) if isinstance(value, list) else value
+
+    def clean(self, value: Any) -> list[str]:
+        text = str(super().clean(value))
+        return list(dict.fromkeys(text.replace(",", " ").split()))
+
+
+class EndpointFields(forms.Form):
+    """How CloudOps reaches the hypervisor's management service."""
+
+    uri = forms.CharField(
+        label="URI",
+        max_length=500,
+        widget=forms.TextInput(attrs={"class": "input-mono", "placeholder": "qemu+tls://kvm-01.example.net/system"}),
+        help_text="libvirt: qemu+tls://HOST/system, qemu+ssh://USER@HOST/system, qemu+tcp://… or qemu+unix:///system. "
+        "Simulated: simulated://NAME?hosts=4&vms=20.",
+    )
+    username = forms.CharField(max_length=200, required=False, widget=forms.TextInput(attrs={"autocomplete": "off"}))
+    secret = forms.CharField(
+        label="Password",
+        required=False,
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}, render_value=True),
+        help_text="Stored encrypted and never shown again. TLS and SSH usually need none.",
+    )
+    certificate_sha256 = forms.CharField(
+        label="Certificate fingerprint",
+        max_length=95,
+        required=False,
+        widget=forms.TextInput(attrs={"class": "input-mono"}),
+        help_text="SHA-256, when the certificate is to be pinned.",
+    )
+    timeout_seconds = forms.IntegerField(
+        label="Deadline of every call", min_value=1, max_value=120, initial=10, help_text="Seconds."
+    )
+
+
+class AddressFields(forms.Form):
+    """The host's own two of the three console addresses, its tags and its console limit."""
+
+    management_address = forms.CharField(
+        max_length=255,
+        required=False,
+        widget=forms.TextInput(attrs={"class": "input-mono"}),
+        help_text=_help(Host, "management_address"),
+    )
+    vnc_listen_address = forms.CharField(
+        label="VNC listen address",
+        max_length=255,
+        initial="0.0.0.0",  # noqa: S104 - what guests' VNC servers listen on
+        widget=forms.TextInput(attrs={"class": "input-mono"}),
+        help_text=_help(Host, "vnc_listen_address"),
+    )
+    console_limit_override = forms.IntegerField(
+        label="Console limit",
+        min_value=1,
+        max_value=10_000,
+        required=False,
+        help_text=_help(Host, "console_limit_override"),
+    )
+    tags = TagsField(help_text="Words that offerings ask for, separated by commas.")
+
+
+class HostAddForm(EndpointFields, AddressFields):
+    """A new management endpoint with its host or hosts."""
+
+    kind = forms.ChoiceField(choices=Endpoint.KINDS, initial=Kind.LIBVIRT)
+    cluster = forms.ModelChoiceField(
+        queryset=Cluster.objects.all(), required=False, empty_label="A new cluster, named below"
+    )
+    new_cluster = forms.CharField(label="New cluster", max_length=100, required=False)
+    field_order = ["kind", "uri"]
+
+    def clean(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().clean() or {}
+        if not values.get("cluster") and not values.get("new_cluster"):
+            self.add_error("new_cluster", "Choose a cluster above, or name a new one.")
+        return values
+
+
+class ProbeForm(EndpointFields):
+    """The part of the host form that "Test connection" needs."""
+
+    kind = forms.ChoiceField(choices=Endpoint.KINDS)
+    management_address = forms.CharField(max_length=255, required=False)
+
+
+class HostChangeForm(EndpointFields, AddressFields):
+    """What may be changed on a host. An empty password keeps the stored one."""
+
+    name = forms.CharField(max_length=200)
+    cluster = forms.ModelChoiceField(queryset=Cluster.objects.all(), empty_label=None)
+    cpu_threads_override = forms.IntegerField(
+        label="CPU threads", min_value=1, required=False, help_text="Empty: what the host reports."
+    )
+    memory_mib_override = forms.IntegerField(
+        label="Memory", min_value=1, required=False, help_text="Empty: what the host reports."
+    )
+    forget_secret = forms.BooleanField(label="Forget the stored password", required=False)
+    field_order = ["name", "cluster"]
+
+    def changes(self) -> dict[str, Any]:
+        """What ``hosts.change_host`` takes."""
+        values = dict(self.cleaned_data)
+        forget = values.pop("forget_secret")
+        values["secret"] = "" if forget else values["secret"] or None
+        return values
+
+
+class ClusterForm(forms.Form):
+    """A cluster's own fields."""
+
+    name = forms.CharField(max_length=100)
+    position = forms.IntegerField(min_value=0, required=False, help_text="Order on the screens. Empty: the last.")
+    description = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 2}))
+
+
+class OfferingForm(forms.Form):
+    """What a VM may be."""
+
+    name = forms.CharField(max_length=100)
+    description = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 2}))
+    vcpus = forms.IntegerField(label="vCPUs", min_value=1, max_value=1_024, initial=1)
+    memory_mib = forms.IntegerField(label="Memory", min_value=16, max_value=16_777_216, initial=1_024)
+    cpu_mhz = forms.IntegerField(
+        label="CPU speed", min_value=100, max_value=10_000, required=False, help_text=_help(Offering, "cpu_mhz")
+    )
+    dynamic_scaling = forms.BooleanField(required=False, help_text=_help(Offering, "dynamic_scaling"))
+    host_tags = TagsField(help_text="Only hosts that carry all of these tags will do.")
+    enabled = forms.BooleanField(required=False, initial=True, help_text=_help(Offering, "enabled"))
+
+
+class AssignForm(forms.Form):
+    """Which VMs go to which project; no project means the fleet's own."""
+
+    vm = forms.ModelMultipleChoiceField(queryset=Vm.objects.all())
+    project = forms.ModelChoiceField(queryset=Project.objects.all(), required=False)
+
+
+class OfferingChoiceForm(forms.Form):
+    """Which offering a VM has."""
+
+    offering = forms.ModelChoiceField(queryset=Offering.objects.all(), required=False, empty_label="None")

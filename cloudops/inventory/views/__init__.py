@@ -1,0 +1,1 @@
+"""Pages that change hosts, clusters and offerings, and the palette's search."""

@@ -1,0 +1,1 @@
+"""Pages about the installation itself: servers, settings, the audit trail, operations."""

@@ -1,0 +1,195 @@
+"""The fleet as one picture: clusters, hosts, their load and their console slots, in a constant number of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Count, Q, QuerySet, Sum
+
+from cloudops.hypervisors.port import PowerState
+from cloudops.inventory.models import Cluster, Connection, Host, Vm
+from consoles import limits
+from consoles.limits import Usage
+
+HOST_FILTERS = ("state", "cluster", "tag", "near", "q")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the VMs of a host take. vCPUs and memory (MiB) are of running VMs only."""
+
+    vms: int = 0
+    running: int = 0
+    vcpus: int = 0
+    memory_mib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """One host with its load and its console slots."""
+
+    host: Host
+    load: Load
+    usage: Usage
+
+    @property
+    def cpu_used(self) -> float:
+        """CPU threads at work, as the host measures them; 0 when it does not."""
+        return round((self.host.cpu_percent or 0) * self.host.total_cpu_threads / 100, 1)
+
+    @property
+    def cpu_claimed(self) -> float:
+        """vCPUs of running VMs beyond what is at work."""
+        return max(0, round(self.load.vcpus - self.cpu_used, 1))
+
+    @property
+    def memory_used_mib(self) -> int:
+        return max(0, self.host.memory_mib - self.host.memory_free_mib)
+
+    @property
+    def memory_claimed_mib(self) -> int:
+        """Memory promised to running VMs beyond what is in use."""
+        return max(0, self.load.memory_mib - self.memory_used_mib)
+
+    @property
+    def consoles_busy(self) -> int:
+        """Active consoles without the idle ones, as the bar wants them."""
+        return self.usage.active - self.usage.idle
+
+    @property
+    def counted_foreign(self) -> int:
+        """Foreign connections as far as they take slots."""
+        return self.usage.foreign if self.usage.count_foreign else 0
+
+    @property
+    def state(self) -> str:
+        """The word for the state: what is observed, then the operator's will."""
+        if self.host.connection != Connection.UP:
+            return str(self.host.connection)
+        return "up" if self.host.schedulable else "cordoned"
+
+    @property
+    def is_near_limit(self) -> bool:
+        return self.usage.level != "ok"
+
+
+@dataclass(slots=True)
+class ClusterRow:
+    """A cluster with those of its hosts that the filters left, and its totals over them."""
+
+    cluster: Cluster
+    hosts: list[HostRow] = field(default_factory=list)
+
+    @property
+    def kinds(self) -> list[str]:
+        return sorted({row.host.endpoint.get_kind_display() for row in self.hosts})
+
+    @property
+    def cpu_threads(self) -> int:
+        return sum(row.host.total_cpu_threads for row in self.hosts)
+
+    @property
+    def vcpus(self) -> int:
+        return sum(row.load.vcpus for row in self.hosts)
+
+    @property
+    def memory_mib(self) -> int:
+        return sum(row.host.total_memory_mib for row in self.hosts)
+
+    @property
+    def memory_used_mib(self) -> int:
+        return sum(row.memory_used_mib for row in self.hosts)
+
+    @property
+    def running(self) -> int:
+        return sum(row.load.running for row in self.hosts)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All of it: the clusters that are shown, and sums over every host whatever the filters."""
+
+    clusters: list[ClusterRow]
+    hosts: int
+    shown: int
+    vms: int
+    running: int
+    consoles: int
+    idle: int
+    near_limit: int
+    unreachable: int
+    cordoned: int
+
+
+def loads(host_ids: list[UUID] | None = None) -> dict[UUID, Load]:
+    """What runs on each host (None: all), in one query."""
+    vms = Vm.objects.filter(missing_since__isnull=True)
+    if host_ids is not None:
+        vms = vms.filter(host_id__in=host_ids)
+    running = Q(power_state=PowerState.RUNNING)
+    rows = (
+        vms.order_by()
+        .values_list("host_id")
+        .annotate(
+            Count("pk"),
+            Count("pk", filter=running),
+            Sum("vcpus", filter=running, default=0),
+            Sum("memory_mib", filter=running, default=0),
+        )
+    )
+    return {row[0]: Load(*row[1:]) for row in rows}
+
+
+def host_row(host: Host, *, now: datetime) -> HostRow:
+    """One host's row."""
+    return HostRow(host, loads([host.pk]).get(host.pk, Load()), limits.usage_of_host(host, now=now))
+
+
+def fleet(*, now: datetime, wanted: Mapping[str, str] | None = None) -> Fleet:
+    """The fleet; ``wanted`` holds filters (``HOST_FILTERS``) on the hosts that are shown."""
+    wanted = wanted or {}
+    hosts = Host.objects.select_related("endpoint", "cluster").prefetch_related("tags")
+    load, usage = loads(), limits.usage_by_host(None, now=now)
+    nothing = Load()
+    rows = [HostRow(host, load.get(host.pk, nothing), usage[host.pk]) for host in hosts if host.pk in usage]
+    shown = [row for row in rows if _matches(row, wanted)]
+    return Fleet(
+        clusters=_grouped(shown, with_empty=not wanted),
+        hosts=len(rows),
+        shown=len(shown),
+        vms=sum(row.load.vms for row in rows),
+        running=sum(row.load.running for row in rows),
+        consoles=sum(row.usage.in_use for row in rows),
+        idle=sum(row.usage.idle for row in rows),
+        near_limit=sum(row.is_near_limit for row in rows),
+        unreachable=sum(row.host.connection == Connection.UNREACHABLE for row in rows),
+        cordoned=sum(not row.host.schedulable for row in rows),
+    )
+
+
+def _matches(row: HostRow, wanted: Mapping[str, str]) -> bool:
+    host = row.host
+    checks: dict[str, Any] = {
+        "state": lambda value: (not host.schedulable) if value == "cordoned" else host.connection == value,
+        "cluster": lambda value: value in {str(host.cluster_id), host.cluster.name},
+        "tag": lambda value: any(tag.name == value for tag in host.tags.all()),
+        "near": lambda value: row.is_near_limit,
+        "q": lambda value: value.lower() in f"{host.name} {host.management_address} {host.endpoint.uri}".lower(),
+    }
+    return all(checks[name](value) for name, value in wanted.items() if name in checks)
+
+
+def _grouped(rows: list[HostRow], *, with_empty: bool) -> list[ClusterRow]:
+    clusters = {cluster.pk: ClusterRow(cluster) for cluster in Cluster.objects.all()}
+    for row in rows:
+        clusters.setdefault(row.host.cluster_id, ClusterRow(row.host.cluster)).hosts.append(row)
+    return [cluster for cluster in clusters.values() if cluster.hosts or with_empty]
+
+
+def hosts_by_name() -> QuerySet[Host]:
+    """Every host for a choice: id and name only."""
+    return Host.objects.only("id", "name").order_by("name", "id")
