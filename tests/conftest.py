@@ -131,7 +131,7 @@ def postgres_url(_session_service_dir: Path) -> Iterator[str]:
         yield server.url()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def product_env() -> Callable[..., dict[str, str]]:
     """Makes the environment for real product processes: `product_env(database_url=…, redis_url=…, public_url=…)`.
 
