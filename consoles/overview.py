@@ -135,10 +135,10 @@ def loads(host_ids: list[UUID] | None = None) -> dict[UUID, Load]:
         vms.order_by()
         .values_list("host_id")
         .annotate(
-            Count("pk"),
-            Count("pk", filter=running),
-            Sum("vcpus", filter=running, default=0),
-            Sum("memory_mib", filter=running, default=0),
+            vms=Count("pk"),
+            running=Count("pk", filter=running),
+            used_vcpus=Sum("vcpus", filter=running, default=0),
+            used_memory_mib=Sum("memory_mib", filter=running, default=0),
         )
     )
     return {row[0]: Load(*row[1:]) for row in rows}

@@ -31,8 +31,9 @@ def show(
     request: HttpRequest, template: str, context: Mapping[str, Any], *, fragment: str = "", status: int = 200
 ) -> HttpResponse:
     """The page, or only its ``fragment`` when the page's own script asks for it."""
-    name = fragment if fragment and wants_fragment(request) else template
-    response = render(request, name, dict(context), status=status)
+    is_fragment = bool(fragment) and wants_fragment(request)
+    full = {**context, "is_fragment": is_fragment}
+    response = render(request, fragment if is_fragment else template, full, status=status)
     response.headers["Vary"] = "HX-Request, X-Live, Cookie"
     response.headers["Cache-Control"] = "no-store"
     return response

@@ -1,0 +1,197 @@
+"""An installation of any size, made of rows: hosts, VMs, sessions, people. Also fills a database to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from cloudops.accounts.models import Membership, Project, Role, User
+from cloudops.core.models import Event, Operation
+from cloudops.hypervisors.port import Kind, PowerState
+from cloudops.inventory.models import Cluster, Connection, Endpoint, Host, Offering, Tag, Vm
+from cloudops.managers.models import ServerProcess
+from consoles.models import ConsoleSession, ForeignConnection
+from consoles.reasons import ClosedReason
+
+PASSWORD = "correct horse battery staple"
+
+
+@dataclass
+class Installation:
+    """What was made. ``tenant`` is a member of ``project``; ``stranger`` of nothing."""
+
+    admin: User
+    operator: User
+    tenant: User
+    stranger: User
+    project: Project
+    clusters: list[Cluster]
+    hosts: list[Host]
+    vms: list[Vm]
+    sessions: list[ConsoleSession]
+    process: ServerProcess
+    offering: Offering
+    operation: Operation
+
+
+def _user(name: str, role: str, password: str) -> User:
+    found = User.objects.filter(username=name).first()
+    return found or User.objects.create_user(name, f"{name}@example.net", password, role=role)
+
+
+def build(
+    now: datetime, *, hosts: int = 3, vms_per_host: int = 4, sessions: int = 6, people: int = 0, password: str = PASSWORD
+) -> Installation:
+    """Rows for an installation; every second VM belongs to the tenant's project."""
+    cast = {name: _user(name, role, password) for name, role in _CAST.items()}
+    project = Project.objects.create(name="apollo", description="The landing page and its database.")
+    Membership.objects.create(project=project, user=cast["tina"])
+    others = Project.objects.bulk_create([Project(name=f"project-{number:03}") for number in range(people)])
+    members = User.objects.bulk_create([User(username=f"person-{number:03}") for number in range(people)])
+    Membership.objects.bulk_create([Membership(project=p, user=u) for p, u in zip(others, members, strict=True)])
+    offering = Offering.objects.create(name="small", vcpus=1, memory_mib=1024)
+    Offering.objects.bulk_create([Offering(name=f"size-{n}", vcpus=n, memory_mib=1024 * n) for n in range(2, 6)])
+    clusters = Cluster.objects.bulk_create([Cluster(name=f"linux-{x}", position=i) for i, x in enumerate("ab")])
+    made = _hosts(now, clusters, hosts)
+    vms = _vms(now, made, vms_per_host, project, offering)
+    process = ServerProcess.objects.create(
+        role="web", server_name="m1", pid=4242, version="0.1.0", started_at=now - timedelta(hours=3),
+        renewed_at=now, lease_until=now + timedelta(hours=12),
+    )  # fmt: skip
+    opened = _sessions(now, vms, [cast["tina"], cast["olga"], cast["anna"], *members[:40]], process, sessions)
+    operation = _happenings(now, made, vms, cast["anna"], project)
+    return Installation(
+        cast["anna"], cast["olga"], cast["tina"], cast["stan"],
+        project, clusters, made, vms, opened, process, offering, operation,
+    )  # fmt: skip
+
+
+_CAST = {"anna": Role.ADMIN, "olga": Role.OPERATOR, "tina": Role.TENANT, "stan": Role.TENANT}
+
+
+def _hosts(now: datetime, clusters: list[Cluster], count: int) -> list[Host]:
+    kinds = [Kind.LIBVIRT, Kind.SIMULATED]
+    endpoints = Endpoint.objects.bulk_create(
+        [
+            Endpoint(kind=kinds[n % 2], uri=f"qemu+tls://kvm-{n:03}/system" if n % 2 == 0 else f"simulated://sim-{n:03}")
+            for n in range(count)
+        ]
+    )
+    tag = Tag.objects.create(name="ssd")
+    rows = [
+        Host(
+            endpoint=endpoint,
+            cluster=clusters[n % len(clusters)],
+            ref="host",
+            name=f"kvm-{n:03}",
+            connection=Connection.UP if n % 7 != 2 else Connection.UNREACHABLE,
+            connection_changed_at=now - timedelta(minutes=2 + n),
+            error_code="hypervisor-unreachable" if n % 7 == 2 else "",
+            error_detail=f"TCP connect to 10.0.0.{n}:16514 timed out after 5 s." if n % 7 == 2 else "",
+            error_remedy="Check that the host is up and that no firewall is between." if n % 7 == 2 else "",
+            schedulable=n % 5 != 4,
+            cpu_threads=24,
+            cpu_mhz=2900,
+            cpu_model="Intel(R) Xeon(R) Gold 6226R",
+            cpu_percent=10 + 17 * n % 80,
+            memory_mib=131_072,
+            memory_free_mib=120_000 - 16_000 * (n % 7),
+            hypervisor_version="QEMU 7.2.22 / libvirt 9.0.0",
+            console_limit_override=4 if n % 4 == 0 else None,
+            synced_at=now - timedelta(seconds=20),
+        )
+        for n, endpoint in enumerate(endpoints)
+    ]
+    made = Host.objects.bulk_create(rows)
+    Host.tags.through.objects.bulk_create([Host.tags.through(host=host, tag=tag) for host in made[::2]])
+    return made
+
+
+def _vms(now: datetime, hosts: list[Host], each: int, project: Project, offering: Offering) -> list[Vm]:
+    states = [PowerState.RUNNING, PowerState.RUNNING, PowerState.RUNNING, PowerState.OFF, PowerState.PAUSED]
+    rows = [
+        Vm(
+            host=host,
+            ref=str(uuid4()),
+            name=f"web-{index:03}-{n}" if n % 2 == 0 else f"db-{index:03}-{n}",
+            project=project if n % 2 == 0 else None,
+            offering=offering if n % 3 == 0 else None,
+            power_state=states[n % len(states)],
+            vcpus=1 + n % 4,
+            memory_mib=1024 * (1 + n % 4),
+            guest_os="Debian 12",
+            synced_at=now,
+        )
+        for index, host in enumerate(hosts)
+        for n in range(each)
+    ]
+    return Vm.objects.bulk_create(rows, batch_size=2000)
+
+
+def _sessions(
+    now: datetime, vms: list[Vm], users: list[User], process: ServerProcess, count: int
+) -> list[ConsoleSession]:
+    rows = [
+        _session(now, vms[n * 7 % len(vms)], users[n % len(users)], process, n) for n in range(count)
+    ]  # fmt: skip
+    reasons = list(ClosedReason)
+    for n in range(count):
+        row = _session(now - timedelta(minutes=20 + 7 * n % 90), vms[n % len(vms)], users[n % len(users)], process, 1000 + n)
+        row.status, row.ended_at = "closed", now - timedelta(minutes=5 + 3 * n % 60)
+        row.closed_reason, row.closed_by = reasons[n % len(reasons)], "reaper"
+        rows.append(row)
+    if vms:
+        ForeignConnection.objects.create(
+            vm=vms[0], host_id=vms[0].host_id, label="192.0.2.9:50412", client_host="192.0.2.9", client_port=50412,
+            first_seen_at=now - timedelta(minutes=9), last_seen_at=now,
+        )  # fmt: skip
+    return ConsoleSession.objects.bulk_create(rows, batch_size=2000)
+
+
+def _session(now: datetime, vm: Vm, user: User, process: ServerProcess, n: int) -> ConsoleSession:
+    pending = n % 9 == 8
+    opened = now - timedelta(minutes=1 + 5 * n % 50)
+    return ConsoleSession(
+        vm=vm,
+        host_id=vm.host_id,
+        user=user,
+        status="pending" if pending else "active",
+        secret_sha256=uuid4().hex,
+        redeem_by=now + timedelta(hours=12) if pending else opened,
+        process=None if pending else process,
+        created_at=opened,
+        connected_at=None if pending else opened + timedelta(seconds=2),
+        last_input_at=None if pending else now - timedelta(seconds=37 * n % 880),
+        client_address=f"198.51.100.{n % 250}",
+    )
+
+
+def _happenings(now: datetime, hosts: list[Host], vms: list[Vm], admin: User, project: Project) -> Operation:
+    vm, host = (vms[0] if vms else None), (hosts[0] if hosts else None)
+    kinds = [("vm.power_changed", vm, "off", "running"), ("host.up", host, "unreachable", "up"), ("vm.assigned", vm, "", "")]
+    Event.objects.bulk_create(
+        [
+            Event(
+                at=now - timedelta(minutes=n), kind=kind, severity="warning" if n % 5 == 0 else "info", actor_kind="user",
+                actor_name=admin.username, actor_user_id=admin.pk, address="198.51.100.7", from_state=before, to_state=after,
+                subject_type=subject._meta.label_lower if subject else "", subject_id=str(subject.pk) if subject else "",
+                subject_name=str(subject) if subject else "", project_id=project.pk, data={"n": n} if n % 3 == 0 else {},
+            )
+            for n in range(60)
+            for kind, subject, before, after in [kinds[n % 3]]
+        ]
+    )  # fmt: skip
+    steps = [{"name": "Ask the hypervisor", "status": "done", "detail": ""}, {"name": "Wait for it", "status": "running", "detail": "12 s"}]
+    running = Operation.objects.create(
+        kind="vm.power", title="Start web-000-0", status="running", subject_type="inventory.vm", subject_id="x", steps=steps,
+        subject_name="web-000-0", project_id=project.pk, requested_by_id=admin.pk, requested_by_name=admin.username,
+        progress_percent=50, created_at=now, started_at=now, heartbeat_at=now,
+    )  # fmt: skip
+    Operation.objects.create(
+        kind="vm.power", title="Stop db-000-1", status="failed", subject_type="inventory.vm", subject_id="y", steps=steps,
+        subject_name="db-000-1", requested_by_id=admin.pk, requested_by_name=admin.username, progress_percent=50,
+        created_at=now - timedelta(minutes=3), ended_at=now - timedelta(minutes=2), error_code="hypervisor-timeout",
+        error_detail="The host did not answer within 10 s.", error_remedy="Look at its load and at its libvirtd log.",
+    )  # fmt: skip
+    return running
