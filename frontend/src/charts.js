@@ -37,12 +37,12 @@ function options(node, data, width) {
   const axis = { stroke: muted, font, grid: { stroke: line, width: 1 }, ticks: { show: false } };
   return {
     width,
-    height: node.classList.contains("chart-sm") ? 96 : 180,
+    height: node.classList.contains("chart-sm") ? 96 : 168,
     padding: [8, 8, 0, 0],
     legend: { show: false },
     cursor: { drag: { x: false, y: false }, points: { size: 6 }, sync: { key: node.dataset.chartSync || "cloudops" } },
     scales: { y: { range: (plot, low, high) => [0, Math.max(1, data.limit || 0, high || 0) * 1.08] } },
-    axes: [{ ...axis, grid: { show: false }, values: (plot, ticks) => ticks.map(hour) }, { ...axis, size: 44, values: (plot, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? `${tick}` : "")) }],
+    axes: [{ ...axis, size: 28, grid: { show: false }, values: (plot, ticks) => ticks.map(hour) }, { ...axis, size: 44, values: (plot, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? `${tick}` : "")) }],
     series: [{}, ...data.series.map((series, index) => {
       const stroke = colour(node, roles[index]);
       return { label: series.label, stroke, width: 1.5, points: { show: false }, fill: data.series.length === 1 ? withAlpha(stroke, 0.1) : undefined };

@@ -51,12 +51,13 @@ function startTooltips() {
     hide();
     timer = setTimeout(() => {
       if (!node.isConnected) return;
-      tip.textContent = node.dataset.reason || node.dataset.tip;
+      tip.textContent = node.dataset.reason || node.dataset.tip || node.querySelector(".rail-label").textContent;
       tip.showPopover();
       place(tip, node, { side: "top", align: "center", gap: 6 });
     }, wait);
   };
-  const selector = "[data-tip], [data-reason]";
+  // In the narrow rail the words of an icon are its tooltip.
+  const selector = "[data-tip], [data-reason], [data-rail=narrow] .rail-item";
   on("pointerover", selector, (event, node) => event.pointerType !== "touch" && show(node, node.dataset.reason ? 60 : 350));
   on("pointerout", selector, hide);
   on("focusin", selector, (event, node) => node.matches(":focus-visible") && show(node, 60));

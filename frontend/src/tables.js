@@ -79,6 +79,7 @@ export function selectAtCursor() {
   const box = row?.querySelector("[data-select-row]");
   if (!box || box.disabled) return;
   toggle(row.closest("table"), box.value, !box.checked);
+  last = box;
   paint(row.closest("table"));
 }
 

@@ -224,25 +224,11 @@ def _slot(slot: Mapping[str, Any], number: int, limit: int) -> SafeString:
     tip = "\n".join(line for line in lines if line)
     over = " slot-over" if number > limit else ""
     letters = "?" if state == "foreign" else user[:2]
-    if slot.get("url"):
-        inner = format_html(
-            '<a class="slot slot-{}{}" href="{}" data-tip="{}" aria-label="{}">{}</a>',
-            state,
-            over,
-            slot["url"],
-            tip,
-            tip,
-            letters,
-        )
-        return format_html("<li>{}</li>", inner)
+    words = format_html('<span aria-hidden="true">{}</span><span class="sr-only">{}</span>', letters, tip)
+    if not slot.get("url"):
+        return format_html('<li class="slot slot-{}{}" data-tip="{}">{}</li>', state, over, tip, words)
     return format_html(
-        '<li class="slot slot-{}{}" data-tip="{}"><span aria-hidden="true">{}</span>'
-        '<span class="sr-only">{}</span></li>',
-        state,
-        over,
-        tip,
-        letters,
-        tip,
+        '<li><a class="slot slot-{}{}" href="{}" data-tip="{}">{}</a></li>', state, over, slot["url"], tip, words
     )
 
 
