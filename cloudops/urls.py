@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.urls import URLPattern, URLResolver, include, path
 
 from cloudops import api
+from cloudops.managers.probes import health_urlpatterns
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("cloudops.accounts.urls")),
@@ -13,6 +14,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("cloudops.managers.urls")),
     path("", include("consoles.urls")),
     *api.urlpatterns,
+    *health_urlpatterns,
 ]
 
 handler400 = "cloudops.core.views.bad_request"
