@@ -61,9 +61,13 @@ def configure(*, level: str, style: str) -> None:
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
             "root": {"handlers": ["stderr"], "level": level},
             "loggers": {
-                "uvicorn.access": {"level": "WARNING"},
+                # uvicorn brings handlers of its own; its lines belong into ours.
+                "uvicorn": {"handlers": [], "propagate": True},
+                "uvicorn.access": {"handlers": [], "propagate": True, "level": "WARNING"},
                 "httpx": {"level": "WARNING"},
-                "channels_redis": {"level": "WARNING"},
+                # While Redis is away it writes a traceback each second; core.live and /readyz say it in a line.
+                "channels_redis": {"level": "CRITICAL"},
+                "psycopg.pool": {"level": "ERROR"},
             },
         }
     )

@@ -108,6 +108,10 @@ class Product:
         """SIGTERM, as in an orderly restart."""
         self.children.pop(name).stop((signal.SIGTERM, 20.0))
 
+    def stop_all(self) -> None:
+        for child in reversed(self.children.values()):
+            child.stop((signal.SIGTERM, 15.0))
+
     def logs(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
@@ -116,13 +120,16 @@ class Product:
         self.children[name] = Child(name, [sys.executable, *argv], log=log, env=self.env, cwd=ROOT)
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.stop_all()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for child in reversed(self.children.values()):
-            child.stop((signal.SIGTERM, 15.0))
+        self.stop_all()
 
 
 def eventually(question: Callable[[], T], *, within_seconds: float, what: str) -> T:
