@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +11,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from cloudops.accounts import tokens
-from cloudops.accounts.models import ApiToken, Membership, Project, Role, User
+from cloudops.accounts.models import Membership, Project, Role, User
 from cloudops.core import crypto, operations
 from cloudops.core.actors import system
 from cloudops.core.models import Event, Operation
@@ -164,12 +163,6 @@ def _simulated(world: World) -> None:
     world.host.refresh_from_db()
 
 
-@pytest.fixture(autouse=True)
-def _api_urls(settings: Any) -> None:
-    """Only the API, so that its tests stand alone."""
-    settings.ROOT_URLCONF = "cloudops.api"
-
-
 @pytest.fixture
 def world(db: None) -> World:
     """See the module's docstring."""
@@ -188,11 +181,3 @@ def world(db: None) -> World:
         at=world.now, kind="console.opened", actor_kind="user", actor_name="tenant", actor_user_id=world.tenant.pk
     )
     return world
-
-
-@pytest.fixture
-def as_person(world: World) -> Callable[[str], APIClient]:
-    return world.client
-
-
-__all__ = ["PASSWORD", "PEOPLE", "ApiToken", "World", "make_session"]

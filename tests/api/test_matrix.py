@@ -83,7 +83,7 @@ TABLE = [
     Row("post", "/hosts/test-connection/", CHANGE_FLEET, SIMULATED),
     Row("get", "/hosts/{host}/", FLEET),
     Row("patch", "/hosts/{host}/", CHANGE_FLEET, {"console_limit_override": 10}),
-    Row("delete", "/hosts/{host}/?force=true", (401, 403, 403, 204, 204)),
+    Row("delete", "/hosts/{host}/?force=true&whole_endpoint=true", (401, 403, 403, 204, 204)),
     Row("post", "/hosts/{host}/test-connection/", CHANGE_FLEET),
     Row("post", "/hosts/{host}/cordon/", CHANGE_FLEET, {"reason": "new memory"}),
     Row("post", "/hosts/{host}/uncordon/", CHANGE_FLEET),
