@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import transaction
 from django.db.models import Q
 
 from cloudops.accounts import rights
@@ -101,11 +100,10 @@ def activate(*, session: ConsoleSession, relay_address: tuple[str, int] | None, 
     fields: dict[str, Any] = {"relay_host": host[:64], "relay_port": port}
     if session.connected_at is None:
         fields |= {"connected_at": now, "last_input_at": now}
-    with transaction.atomic():
-        same = Q(attachment=session.attachment)
-        by = actor_of_session(session)
-        transition(session, to=Status.ACTIVE, by=by, now=now, where=same, kind="console.connected", **fields)
-        live.publish(*sessions.topics(session))
+    same = Q(attachment=session.attachment)
+    by = actor_of_session(session)
+    transition(session, to=Status.ACTIVE, by=by, now=now, where=same, kind="console.connected", **fields)
+    live.publish(*sessions.topics(session))
 
 
 def actor_of_session(session: ConsoleSession) -> Actor:
@@ -164,12 +162,17 @@ def _attach(
     left = session.host_id
 
     def step() -> None:
-        if take:
-            sessions.take_slots(vm=session.vm, user=session.user, now=now, besides=session)
         transition(session, to=Status.CONNECTING, by=by, now=now, where=where, kind=kind, **fields)
         live.publish(*sessions.topics(session), f"host:{left}")
 
-    sessions.without_deadlock(step)
+    def take_and_step() -> None:
+        sessions.take_slots(vm=session.vm, user=session.user, now=now, besides=session)
+        step()
+
+    if take:
+        sessions.without_deadlock(take_and_step)
+    else:
+        step()
 
 
 def _attached(session: ConsoleSession, resume_secret: str, now: datetime) -> Attached:

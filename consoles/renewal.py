@@ -92,6 +92,7 @@ def _write(process_id: UUID, traffic: dict[UUID, Traffic]) -> None:
             name: Case(
                 *(When(pk=pk, then=Value(getattr(traffic[pk], name))) for pk in batch if getattr(traffic[pk], name)),
                 default=name,
+                output_field=ConsoleSession._meta.get_field(name),
             )
             for name in _COLUMNS
             if any(getattr(traffic[pk], name) for pk in batch)
