@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
+from consoles.relay.splice import Pipes
+
 TICK_SECONDS: Final = 1.0
 
 # One read's worth, and so what one VNC server may move in one turn of the loop. Larger is hardly faster, and makes an
@@ -32,6 +34,7 @@ class LoopState:
         self.members: dict[Ticking, None] = {}
         self.upstream_view = memoryview(bytearray(UPSTREAM_READ_BYTES))
         self.browser_view = memoryview(bytearray(BROWSER_READ_BYTES))
+        self.pipes = Pipes()
 
     def add(self, member: Ticking) -> None:
         self.members[member] = None
@@ -43,6 +46,7 @@ class LoopState:
         if not self.members and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self.pipes.close()
 
     def lend_upstream_view(self) -> None:
         """The current buffer now belongs to a transport that has not sent all of it; reads go to a fresh one."""

@@ -24,6 +24,7 @@ from consoles.relay import (
     open_upstream,
     refuse,
     serve_console,
+    splice,
 )
 from consoles.relay.server import RelayProtocol
 from tests.relay.browser import CONTROL, Browser
@@ -99,7 +100,8 @@ class Lab:
         self.server: uvicorn.Server | None = None
 
     async def start(self) -> None:
-        ws = RelayProtocol if self.path == "swap" else WebSocketsSansIOProtocol
+        ws = WebSocketsSansIOProtocol if self.path == "plain" else RelayProtocol
+        splice.ENABLED = self.path == "splice"
         config = uvicorn.Config(self.app, ws=ws, lifespan="off", log_config=None, http="httptools", interface="asgi3")
         config.load()
         sock = socket.create_server(("127.0.0.1", 0))
@@ -109,6 +111,7 @@ class Lab:
         await self.server.startup(sockets=[sock])
 
     async def stop(self) -> None:
+        splice.ENABLED = True
         for browser in self.browsers:
             browser.drop()
         for vnc in self.vncs:
@@ -193,15 +196,15 @@ def _runner(scenario: Scenario) -> Callable[[str, str], None]:
 
 
 def on_every_path(scenario: Scenario) -> Any:
-    """The scenario as a test on the fast and the plain path, under uvloop and asyncio."""
+    """The scenario as a test on every path to the browser, under uvloop and asyncio."""
     test = pytest.mark.parametrize("loop_name", list(LOOPS))(_runner(scenario))
-    return pytest.mark.parametrize("path", ["swap", "plain"])(test)
+    return pytest.mark.parametrize("path", ["swap", "splice", "plain"])(test)
 
 
 def on_fast_path(scenario: Scenario) -> Any:
     """Where only the fast path lets the relay see or do it (frames, pings)."""
     test = pytest.mark.parametrize("loop_name", list(LOOPS))(_runner(scenario))
-    return pytest.mark.parametrize("path", ["swap"])(test)
+    return pytest.mark.parametrize("path", ["swap", "splice"])(test)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

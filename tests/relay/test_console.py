@@ -284,7 +284,7 @@ async def test_stopping_server_closes_consoles(lab: Lab) -> None:
     stopping = asyncio.create_task(lab.server.shutdown())
     code, _ = await browser.closed()
     # A foreign ASGI server closes by itself; ours says why.
-    assert code == (4443 if lab.path == "swap" else 1012)
+    assert code == (1012 if lab.path == "plain" else 4443)
     browser.close(1000)
     assert (await lab.hooks[0].outcome()).reason is ClosedReason.SERVER_STOPPING
     await asyncio.wait_for(vnc.closed.wait(), 1.0)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import socket
 from unittest import mock
 
 from consoles.reasons import ClosedReason
 from consoles.relay import asgi, swap
-from consoles.relay.frames import PING, PONG, masked_frame
+from consoles.relay.frames import BINARY, PING, PONG, TEXT, masked_frame
 from consoles.relay.runtime import BROWSER_READ_BYTES, UPSTREAM_READ_BYTES, loop_state
+from consoles.relay.splice import SPLICE_BYTES
 from tests.relay.browser import KEY_A
 from tests.relay.lab import Lab, on_every_path, on_fast_path, until
 
 UPDATE_REQUEST = b"\3\1\0\0\0\0\2\x80\1\xe0"
 # One read, the high-water mark, and what both sides may add before they are stopped.
-BOUND_BYTES = UPSTREAM_READ_BYTES + 128 * 1024
+BOUND_BYTES = max(UPSTREAM_READ_BYTES, SPLICE_BYTES) + 128 * 1024
 
 
 def unsent(lab: Lab) -> int:
@@ -178,11 +180,73 @@ async def test_a_flood_leaves_every_other_console_its_turn(lab: Lab) -> None:
             echo.writer.write(b"echo")
             await quiet.data(4)
             between.append(flooding.bytes_down - before)
-        assert sorted(between)[len(between) // 2] <= 8 * UPSTREAM_READ_BYTES
+        assert sorted(between)[len(between) // 2] <= 8 * max(UPSTREAM_READ_BYTES, SPLICE_BYTES)
         assert flooding.bytes_down > 1 << 23, "it flooded all the while"
     finally:
         for task in tasks:
             task.cancel()
+
+
+@on_every_path
+async def test_slow_browser_gets_every_byte_and_whole_control_frames_between(lab: Lab) -> None:
+    """Stalls again and again in the middle of frames; the frame parser of the test would see any that is torn."""
+    browser, vnc = await lab.open()
+    sock = browser.writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+    picture = b"".join(number.to_bytes(4, "big") for number in range(3 << 19))  # 6 MiB
+    vnc.writer.write(picture)
+    got: list[bytes] = []
+    said = heard = size = turn = 0
+    while size < len(picture):
+        turn += 1
+        if turn % 5 == 0:
+            said += lab.console.send_control({"type": "slots", "in_use": turn, "limit": 40})
+            await asyncio.sleep(0.002)
+        frame = await browser.next()
+        assert frame is not None
+        heard += frame[0] == TEXT
+        if frame[0] == BINARY:
+            got.append(frame[1])
+            size += len(frame[1])
+    assert b"".join(got) == picture
+    assert said
+    while heard < said:
+        heard += (await browser.message())["type"] == "slots"
+
+
+@on_every_path
+async def test_closed_in_the_middle_of_a_frame(lab: Lab) -> None:
+    """The frame that is under way is finished, so that the close frame with its reason arrives."""
+    browser, flood = await stall(lab)
+    try:
+        await settled(lambda: lab.console.bytes_down)
+        lab.console.close(ClosedReason.RIGHT_REVOKED)
+        browser.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert await browser.closed() == (4421, ClosedReason.RIGHT_REVOKED.text)  # type: ignore[attr-defined]
+        browser.close(4421)  # type: ignore[attr-defined]
+        await browser.ended()  # type: ignore[attr-defined]
+        await until(lambda: bool(lab.returned))
+    finally:
+        flood.cancel()
+
+
+@on_fast_path
+async def test_descriptors_and_pipes_are_given_back(lab: Lab) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for drop in (True, False):
+        browser, flood = await stall(lab)
+        await settled(lambda: lab.console.bytes_down)
+        if drop:
+            browser.drop()  # type: ignore[attr-defined]
+        else:
+            lab.console.close(ClosedReason.IDLE)
+            browser.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            await browser.closed()  # type: ignore[attr-defined]
+            browser.drop()  # type: ignore[attr-defined]
+        flood.cancel()
+        await until(lambda: len(lab.returned) == len(lab.consoles))
+        await lab.vncs[-1].stop()
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)  # a pipe is kept for the next
 
 
 @on_fast_path
@@ -206,9 +270,9 @@ async def test_one_read_is_all_a_flood_gets_in_one_turn(lab: Lab) -> None:
     await reading
     running = False
     steps = [after - before for before, after in itertools.pairwise(turns)]
-    assert max(steps) <= UPSTREAM_READ_BYTES
+    assert max(steps) <= max(UPSTREAM_READ_BYTES, SPLICE_BYTES)
     assert lab.console.bytes_down >= 1 << 23
-    assert len(steps) > (1 << 23) // UPSTREAM_READ_BYTES // 2
+    assert len(steps) > (1 << 23) // max(UPSTREAM_READ_BYTES, SPLICE_BYTES) // 2
 
 
 @on_fast_path
