@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
 import threading
 from typing import Any
 
@@ -19,6 +18,8 @@ from django.db import transaction
 
 log = structlog.get_logger(__name__)
 SEND_SECONDS = 2.0
+MOST_WAITING = 10_000
+MOST_WAITING = 10_000
 _GROUP_PREFIX = "live."
 
 
@@ -39,39 +40,44 @@ def send(group: str, message: dict[str, Any]) -> None:
 
 
 class _Outbox:
-    """One thread and event loop that sends; equal messages that wait together are sent once."""
+    """One daemon thread and event loop that sends; equal messages that wait together are sent once.
+
+    Nothing here blocks in an executor: its threads would be joined at exit, and the process would never end.
+    """
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._waiting: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue(maxsize=10_000)
-        self._idle = threading.Condition()
+        self._waiting: list[tuple[str, dict[str, Any]]] = []
         self._open = 0
+        self._idle = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._wake = asyncio.Event()
         threading.Thread(target=self._run, name="live-outbox", daemon=True).start()
 
     def put(self, group: str, message: dict[str, Any]) -> None:
-        try:
-            self._waiting.put_nowait((group, message))
-        except queue.Full:
-            log.warning("live_outbox_full", group=group)
-            return
         with self._idle:
+            if len(self._waiting) >= MOST_WAITING:
+                log.warning("live_outbox_full", group=group)
+                return
+            self._waiting.append((group, message))
             self._open += 1
+        self._loop.call_soon_threadsafe(self._wake.set)
 
     def flush(self, timeout_seconds: float) -> bool:
         with self._idle:
             return self._idle.wait_for(lambda: self._open == 0, timeout_seconds)
 
     def _run(self) -> None:
-        asyncio.run(self._forward())
+        self._loop.run_until_complete(self._forward())
 
     async def _forward(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            batch = [await loop.run_in_executor(None, self._waiting.get)]
-            while not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            unique = [item for index, item in enumerate(batch) if item not in batch[:index]]
-            for group, message in unique:
+            await self._wake.wait()
+            self._wake.clear()
+            with self._idle:
+                batch, self._waiting = self._waiting, []
+            unique = {(group, repr(sorted(message.items()))): (group, message) for group, message in batch}
+            for group, message in unique.values():
                 await self._send(group, message)
             with self._idle:
                 self._open -= len(batch)
