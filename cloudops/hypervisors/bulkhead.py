@@ -69,12 +69,6 @@ class Bulkhead:
             raise self._timed_out(timeout_seconds)
         return waiter.result()
 
-    @property
-    def is_saturated(self) -> bool:
-        """Whether every thread is busy."""
-        with self._lock:
-            return self._pending >= self._workers
-
     def close(self) -> None:
         """Lets the threads end; calls that still wait in the queue fail with :class:`Unreachable`."""
         with self._lock:

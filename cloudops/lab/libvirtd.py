@@ -23,7 +23,7 @@ from typing import IO, Self
 from cloudops.lab.domain import GuestSpec, domain_xml
 from cloudops.lab.process import Child, ServiceError, find_program, log_tail
 
-READY_SECONDS = 60.0
+READY_SECONDS = 30.0
 VIRSH_SECONDS = 60.0
 SOCKET_PATH_BYTES = 107
 

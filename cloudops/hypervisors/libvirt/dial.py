@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import shlex
 import socket
 import ssl
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from cloudops.hypervisors.bulkhead import Bulkhead
 from cloudops.hypervisors.libvirt.uri import LibvirtUri, Transport
 from cloudops.hypervisors.port import AuthenticationFailed, CertificateMismatch, HypervisorError, TimedOut, Unreachable
 
@@ -35,12 +37,12 @@ class Stage:
 class Dialer:
     """One attempt. Run :attr:`stages` in order; then :attr:`upstream` is a connected socket and the caller's."""
 
-    def __init__(self, uri: LibvirtUri, *, certificate_sha256: str, deadline: float) -> None:
-        """``deadline`` is on the monotonic clock."""
+    def __init__(self, uri: LibvirtUri, *, certificate_sha256: str) -> None:
         self.upstream: socket.socket | None = None
+        self.deadline = math.inf
+        """When a stage must have ended, on the monotonic clock."""
         self._uri = uri
         self._pin = certificate_sha256.replace(":", "").lower()
-        self._deadline = deadline
         self._addresses: list[tuple[int, tuple[str, int]]] = []
         self._path = Path()
         self._ssh: subprocess.Popen[bytes] | None = None
@@ -87,7 +89,7 @@ class Dialer:
         return _ssh_error(words, f"ssh ended with exit code {self._ssh.returncode}")
 
     def _remaining(self) -> float:
-        left = self._deadline - time.monotonic()
+        left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimedOut("The time allowed for connecting is used up.")
         return left
@@ -118,13 +120,20 @@ class Dialer:
         return f"connected to {self._path}"
 
     def _resolve(self) -> str:
+        # The resolver has no timeout of ours and cannot be interrupted: it gets a thread that may be left behind.
+        lane = Bulkhead(f"the resolver, asked for {self._uri.host},", workers=1, waiting=0)
         try:
-            found = socket.getaddrinfo(self._uri.host, self._uri.port, type=socket.SOCK_STREAM)
+            found = lane.run(
+                lambda: socket.getaddrinfo(self._uri.host, self._uri.port, type=socket.SOCK_STREAM),
+                timeout_seconds=self._remaining(),
+            )
         except (OSError, UnicodeError) as error:
             raise Unreachable(
                 f"{self._uri.host}: {getattr(error, 'strerror', None) or error}.",
                 remedy="Correct the host's name in the URI, add it to DNS, or use its address.",
             ) from error
+        finally:
+            lane.close()
         self._addresses = [(family, (address[0], address[1])) for family, _, _, _, address in found]  # type: ignore[misc]
         return ", ".join(dict.fromkeys(address for _, (address, _) in self._addresses))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -13,14 +12,14 @@ from typing import Any, TypeVar
 import libvirt
 import libvirt_qemu
 
-from cloudops.hypervisors.bulkhead import Bulkhead
 from cloudops.hypervisors.hub import EventHub
-from cloudops.hypervisors.libvirt.connector import Connector
-from cloudops.hypervisors.libvirt.dial import Stage
+from cloudops.hypervisors.libvirt.backoff import Backoff
 from cloudops.hypervisors.libvirt.domains import VncDisplay, power_state, read_domain, vm_facts
 from cloudops.hypervisors.libvirt.hosts import HostReader
+from cloudops.hypervisors.libvirt.pool import SessionPool
 from cloudops.hypervisors.libvirt.session import Session
 from cloudops.hypervisors.libvirt.uri import parse_uri
+from cloudops.hypervisors.libvirt.watch import EventWatch
 from cloudops.hypervisors.pictures import ppm_to_png
 from cloudops.hypervisors.port import (
     ConsoleConnection,
@@ -31,12 +30,10 @@ from cloudops.hypervisors.port import (
     HypervisorError,
     NoConsole,
     NotSupported,
-    Overloaded,
     PowerAction,
     PowerState,
     ProbeStep,
     Screenshot,
-    TimedOut,
     Transport,
     VmFacts,
     VmNotFound,
@@ -45,9 +42,6 @@ from cloudops.hypervisors.port import (
 
 T = TypeVar("T")
 
-WORKERS = 4
-"""Calls at once on one connection. libvirtd serves five requests of a client at a time (max_client_requests)."""
-WAITING = 16
 PICTURE_CHUNK_BYTES = 256 * 1024
 MAX_PICTURE_BYTES = 64 * 1024 * 1024
 
@@ -71,23 +65,25 @@ class LibvirtHypervisor:
         self.spec = spec
         self._uri = parse_uri(spec.uri)
         self._hub = EventHub(f"events of {spec.uri}")
-        self._lane = Bulkhead(spec.uri, workers=WORKERS, waiting=WAITING)
-        self._connector = Connector(self._hub, self._make_session)
+        backoff = Backoff()
+        self._pool = SessionPool(lambda: Session(spec, self._uri), backoff)
+        self._watch = EventWatch(self._hub, self._watching_session, backoff, spec.timeout_seconds)
         self._hosts = HostReader()
 
     def close(self) -> None:
-        self._connector.close()
-        self._lane.close()
+        self._watch.close()
+        self._pool.close()
         self._hub.close()
 
     def probe(self) -> Sequence[ProbeStep]:
-        session = Session(self.spec, self._uri, on_event=lambda _event: None, on_end=lambda _session, _reason: None)
+        session = Session(self.spec, self._uri, on_event=lambda _event: None)
+        deadline = time.monotonic() + self.spec.timeout_seconds
         steps: list[ProbeStep] = []
         try:
             for stage in session.stages:
                 began = time.monotonic()
                 try:
-                    detail, error = session.run(stage), None
+                    detail, error = session.run(stage, deadline), None
                 except HypervisorError as failure:
                     detail, error = str(failure), failure
                 elapsed_ms = (time.monotonic() - began) * 1000
@@ -95,7 +91,7 @@ class LibvirtHypervisor:
                 steps.append(ProbeStep(stage.name, error is None, detail, remedy, elapsed_ms))
                 if error:
                     return steps
-            steps.append(self._probe_facts(session))
+            steps.append(self._probe_facts(session, deadline))
         finally:
             session.close("the test is over")
         return steps
@@ -140,7 +136,7 @@ class LibvirtHypervisor:
                 )
             return ConsoleEndpoint(Transport.TCP, host=display.address, port=display.port, password=display.password)
 
-        return self._call(find, discard=_close_descriptor)
+        return self._call(find)
 
     def connections(self, vm_ref: str) -> Sequence[ConsoleConnection]:
         def ask(handle: Any) -> Sequence[ConsoleConnection]:
@@ -188,47 +184,31 @@ class LibvirtHypervisor:
 
     def subscribe(self, sink: EventSink) -> Callable[[], None]:
         cancel = self._hub.subscribe(sink)
-        self._connector.keep()
+        self._watch.start()
         return cancel
 
-    def _make_session(self, connector: Connector) -> Session:
-        return Session(self.spec, self._uri, on_event=self._hub.publish, on_end=connector.ended)
+    def _watching_session(self, on_end: Callable[[Session, str], None]) -> Session:
+        return Session(self.spec, self._uri, on_event=self._hub.publish, on_end=on_end)
 
-    def _call(self, function: Callable[[Any], T], discard: Callable[[T], None] | None = None) -> T:
-        """Runs ``function`` with libvirt's handle in a thread of this endpoint, for at most the spec's timeout."""
+    def _call(self, function: Callable[[Any], T]) -> T:
+        """``function`` with libvirt's connection object, connecting first if need be; bounded by the spec's timeout."""
+        deadline = time.monotonic() + self.spec.timeout_seconds
+        with self._pool.session(deadline) as session:
+            return session.call(function, deadline)
 
-        def run() -> T:
-            session = self._connector.session()
-            try:
-                return function(session.usable_handle())
-            except libvirt.libvirtError as error:
-                raise session.call_error(error) from error
-
-        try:
-            return self._lane.run(run, timeout_seconds=self.spec.timeout_seconds, discard=discard)
-        except (TimedOut, Overloaded):
-            self._unclog()
-            raise
-
-    def _unclog(self) -> None:
-        """When every thread hangs (on guests whose QEMU is stuck, say; keep-alive sees to a dead daemon), a new
-        connection is the only way on: it frees them."""
-        if self._lane.is_saturated:
-            self._connector.cut("calls on this connection do not return")
-
-    def _probe_facts(self, session: Session) -> ProbeStep:
+    def _probe_facts(self, session: Session, deadline: float) -> ProbeStep:
         began = time.monotonic()
 
-        def read() -> str:
-            host = self._hosts.read(session.usable_handle())
-            vms = session.usable_handle().listAllDomains(0)
+        def read(handle: Any) -> str:
+            host = self._hosts.read(handle)
+            vms = handle.listAllDomains(0)
             return (
                 f"{host.cpu_threads} CPU threads, {host.memory_mib / 1024:.1f} GiB memory, {len(vms)} VMs; consoles "
                 + ("through the local socket" if self._uri.is_local else "through each VM's VNC port")
             )
 
         try:
-            detail, remedy, ok = session.run(Stage("Read the host and its VMs", read)), "", True
+            detail, remedy, ok = session.call(read, deadline), "", True
         except HypervisorError as error:
             detail, remedy, ok = str(error), error.remedy, False
         return ProbeStep("Read the host and its VMs", ok, detail, remedy, (time.monotonic() - began) * 1000)
@@ -280,8 +260,3 @@ def _receive(stream: Any) -> bytes:
         if len(picture) > MAX_PICTURE_BYTES:
             raise HypervisorError(f"The picture of the display is larger than {MAX_PICTURE_BYTES} bytes.")
     return bytes(picture)
-
-
-def _close_descriptor(endpoint: ConsoleEndpoint) -> None:
-    if endpoint.fd >= 0:
-        os.close(endpoint.fd)

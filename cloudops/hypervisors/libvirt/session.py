@@ -6,8 +6,9 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import libvirt
 
@@ -26,6 +27,8 @@ from cloudops.hypervisors.port import (
     Unreachable,
 )
 
+T = TypeVar("T")
+
 _CREDENTIALS = [
     libvirt.VIR_CRED_USERNAME,
     libvirt.VIR_CRED_AUTHNAME,
@@ -37,29 +40,29 @@ _NAMES = {libvirt.VIR_CRED_USERNAME, libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED
 
 
 class Session:
-    """A connection, usable once :meth:`open` has returned (or every stage was run). ``handle`` is libvirt's."""
+    """A connection for one thread at a time, usable once :meth:`open` has returned (or every stage was run)."""
 
     def __init__(
         self,
         spec: EndpointSpec,
         uri: LibvirtUri,
         *,
-        on_event: Callable[[HypervisorEvent], None],
-        on_end: Callable[[Session, str], None],
+        on_event: Callable[[HypervisorEvent], None] | None = None,
+        on_end: Callable[[Session, str], None] | None = None,
     ) -> None:
-        """``on_event`` and ``on_end`` are called from threads that must not be kept waiting. ``on_end`` is called when
-        an open session ends by itself, with the reason in words."""
-        self.spec = spec
-        self.handle: Any = None
+        """``on_event`` and ``on_end`` are called from threads that must not be kept waiting; ``on_end`` with the
+        reason in words, when an open session ends by itself."""
+        self._spec = spec
         self._uri = uri
         self._on_event = on_event
         self._on_end = on_end
-        self._deadline = time.monotonic() + spec.timeout_seconds
-        self._dialer = Dialer(uri, certificate_sha256=spec.certificate_sha256, deadline=self._deadline)
+        self._dialer = Dialer(uri, certificate_sha256=spec.certificate_sha256)
         self._link: Link | None = None
+        self._handle: Any = None
+        self._callbacks: list[int] = []
         self._timed_out = False
         self._is_open = False
-        self._callbacks: list[int] = []
+        self._lock = threading.Lock()
 
     @property
     def stages(self) -> Sequence[Stage]:
@@ -71,70 +74,74 @@ class Session:
             Stage("Keep-alive and events", self._start_keepalive),
         ]
 
-    def open(self) -> None:
-        """Runs every stage within the spec's timeout. Raises a HypervisorError; nothing is left open then."""
+    @property
+    def is_alive(self) -> bool:
+        return self._is_open and self._link is not None and not self._link.reason
+
+    def open(self, deadline: float) -> None:
+        """Runs every stage by ``deadline`` (monotonic clock). Raises a HypervisorError and leaves nothing open then."""
         try:
             for stage in self.stages:
-                self.run(stage)
+                self.run(stage, deadline)
         except BaseException:
             self.close("it could not be opened")
             raise
         self._is_open = True
 
-    def run(self, stage: Stage) -> str:
-        """Runs one stage, cutting the line when the deadline passes meanwhile."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise self._deadline_error(stage)
-        timer = threading.Timer(left, self._expire)
-        timer.daemon = True
-        timer.start()
-        try:
-            return stage.action()
-        except libvirt.libvirtError as error:
-            if self._timed_out:
-                raise self._deadline_error(stage) from error
-            raise self._opening_error(error) from error
-        except HypervisorError as error:
-            if self._timed_out:
-                raise self._deadline_error(stage) from error
-            raise
-        finally:
-            timer.cancel()
+    def run(self, stage: Stage, deadline: float) -> str:
+        """Runs one stage; the line is cut when the deadline passes meanwhile."""
+        self._dialer.deadline = deadline
+        with self._bounded(deadline, stage.name):
+            try:
+                return stage.action()
+            except libvirt.libvirtError as error:
+                raise self._opening_error(error) from error
 
-    @property
-    def is_alive(self) -> bool:
-        return self._is_open and self._link is not None and not self._link.reason
+    def call(self, function: Callable[[Any], T], deadline: float) -> T:
+        """``function`` with libvirt's connection object. Raises :class:`TimedOut` at the deadline, after which the
+        session is of no use any more, and libvirt's errors as typed ones."""
+        handle = self._handle
+        if handle is None:
+            raise Unreachable(f"The connection has ended: {self._link.reason if self._link else 'it was closed'}.")
+        with self._bounded(deadline, "The call"):
+            try:
+                return function(handle)
+            except libvirt.libvirtError as error:
+                if self._link is not None and self._link.reason:
+                    raise Unreachable(f"{self._link.reason} ({error.get_error_message()}).") from error
+                raise translate(error) from error
 
     def close(self, reason: str) -> None:
-        """Cuts the line and lets go of everything. Idempotent; never waits for the host."""
+        """Cuts the line and lets go of everything. Idempotent; never waits for the host; safe from any thread."""
         self._is_open = False
         if self._link is not None:
             self._link.cut(reason)
         self._dialer.close()
         self._release()
 
-    def usable_handle(self) -> Any:
-        """libvirt's connection object. Raises :class:`Unreachable` when the session has ended meanwhile."""
-        handle = self.handle
-        if handle is None:
-            raise Unreachable(f"The connection has ended: {self._link.reason if self._link else 'it was closed'}.")
-        return handle
-
-    def call_error(self, error: libvirt.libvirtError) -> HypervisorError:
-        """The typed error of a failed call: when the line is down, the reason it went down for."""
-        if self._link is not None and self._link.reason:
-            return Unreachable(f"{self._link.reason} ({error.get_error_message()}).")
-        return translate(error)
+    @contextmanager
+    def _bounded(self, deadline: float, what: str) -> Iterator[None]:
+        left = deadline - time.monotonic()
+        seconds = self._spec.timeout_seconds
+        timed_out = TimedOut(f"{what}: no answer within {seconds:g} s.", numbers={"timeout_seconds": seconds})
+        if left <= 0:
+            raise timed_out
+        timer = threading.Timer(left, self._expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except HypervisorError as error:
+            if self._timed_out:
+                raise timed_out from error
+            raise
+        finally:
+            timer.cancel()
 
     def _expire(self) -> None:
         self._timed_out = True
         if self._link is not None:
             self._link.cut("it did not answer in time")
-
-    def _deadline_error(self, stage: Stage) -> TimedOut:
-        seconds = self.spec.timeout_seconds
-        return TimedOut(f"{stage.name}: no answer within {seconds:g} s.", numbers={"timeout_seconds": seconds})
 
     def _opening_error(self, error: libvirt.libvirtError) -> HypervisorError:
         typed = translate(error)
@@ -152,30 +159,31 @@ class Session:
         self._link = Link(
             upstream,
             passes_descriptors=self._uri.is_local,
-            accept_seconds=self.spec.timeout_seconds,
+            accept_seconds=self._spec.timeout_seconds,
             on_end=self._link_ended,
         )
         local_uri = f"qemu+unix://{self._uri.path}?socket={self._link.path}"
-        self.handle = libvirt.openAuth(local_uri, [_CREDENTIALS, self._answer_credentials, None], 0)
-        return f"{self.handle.getHostname()}, libvirt {version_text(self.handle.getLibVersion())}"
+        self._handle = libvirt.openAuth(local_uri, [_CREDENTIALS, self._answer_credentials, None], 0)
+        return f"{self._handle.getHostname()}, libvirt {version_text(self._handle.getLibVersion())}"
 
     def _answer_credentials(self, credentials: list[list[Any]], _context: object) -> int:
         for credential in credentials:
-            answer = self.spec.username if credential[0] in _NAMES else self.spec.secret
+            answer = self._spec.username if credential[0] in _NAMES else self._spec.secret
             if not answer:
                 return -1
             credential[4] = answer
         return 0
 
     def _check_driver(self) -> str:
-        return f"QEMU {version_text(self.handle.getVersion())}"
+        return f"QEMU {version_text(self._handle.getVersion())}"
 
     def _start_keepalive(self) -> str:
-        interval = self.spec.keepalive_seconds
+        interval = self._spec.keepalive_seconds
         # libvirt gives up after interval x (count + 1) seconds: that is to happen before the endpoint's timeout.
-        count = max(1, math.ceil(self.spec.timeout_seconds / interval) - 2)
-        self.handle.setKeepAlive(interval, count)
-        self._callbacks = register_events(self.handle, self._on_event)
+        count = max(1, math.ceil(self._spec.timeout_seconds / interval) - 2)
+        self._handle.setKeepAlive(interval, count)
+        if self._on_event is not None:
+            self._callbacks = register_events(self._handle, self._on_event)
         return f"a frozen host is noticed within {interval * (count + 1)} s"
 
     def _link_ended(self, reason: str) -> None:
@@ -183,17 +191,17 @@ class Session:
         if was_open:
             self._dialer.close()
             self._release()
-            self._on_end(self, reason)
+            if self._on_end is not None:
+                self._on_end(self, reason)
 
     def _release(self) -> None:
         """Lets libvirt free the connection, whose line is down, once no call uses it any more. Registered callbacks
-        would keep it for ever; closing it outright would pull it from under calls that are about to fail."""
-        handle, self.handle = self.handle, None
-        callbacks, self._callbacks = self._callbacks, []
+        would keep it for ever; closing it outright would pull it from under a call that is about to fail."""
+        with self._lock:
+            handle, self._handle = self._handle, None
+            callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            with contextlib.suppress(
-                libvirt.libvirtError
-            ):  # it is gone on our side, that the host was not told is no loss
+            with contextlib.suppress(libvirt.libvirtError):  # forgotten on our side; the host cannot be told
                 handle.domainEventDeregisterAny(callback)
 
 
