@@ -58,6 +58,7 @@ function pageKey(key) {
 }
 
 function openKeys() {
+  if (!document.getElementById("keys")) return;
   const fixed = [["Search and commands", ["Ctrl", "K"]], ["Filter this page", ["/"]], ["Next, previous row", ["j", "k"]],
     ["Select the row", ["x"]], ["Open the row", ["Enter"]], ["Clear the selection", ["Esc"]], ["This help", ["?"]]];
   const places = [...document.querySelectorAll("a[data-go]")].map((link) => [`Go to ${link.textContent.trim()}`, ["g", link.dataset.go]]);
