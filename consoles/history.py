@@ -9,12 +9,27 @@ from uuid import UUID
 
 from django.db.models import Q
 
+from cloudops.accounts.models import User
 from cloudops.inventory.models import Host
 from consoles.models import ConsoleSession
+from consoles.reasons import ClosedReason
 
+_SEEN_BY_OTHERS = {
+    ClosedReason.USER_CLOSED: "Closed by its user.",
+    ClosedReason.DISCONNECTED: "Disconnected.",
+    ClosedReason.RIGHT_REVOKED: "The right to it was withdrawn.",
+    ClosedReason.LINE_LOST: "The line to the browser was lost.",
+    ClosedReason.BROWSER_SILENT: "The browser stopped answering.",
+}
 STEP_SECONDS = 300
 MAX_HOSTS = 5
 MAX_SESSIONS = 50_000
+
+
+def why_ended(session: ConsoleSession, viewer: User) -> str:
+    """One sentence for ``viewer``: its user is spoken to, others read about them."""
+    reason = ClosedReason(session.closed_reason)
+    return reason.text if session.user_id == viewer.pk else _SEEN_BY_OTHERS.get(reason, reason.text)
 
 
 def open_per_host(*, now: datetime, hours: int = 24, host: Host | None = None) -> dict[str, Any]:
@@ -46,6 +61,8 @@ def _changes(*, now: datetime, hours: int, ticks: list[int], host: Host | None) 
     changes: dict[UUID, list[int]] = defaultdict(lambda: [0] * len(ticks))
     spans = rows.order_by("-connected_at").values_list("host_id", "connected_at", "ended_at")[:MAX_SESSIONS]
     for host_id, start, stop in spans:
+        if start is None:
+            continue
         first = _index(start, ticks)
         last = _index(stop, ticks) if stop else len(ticks)
         if first < len(ticks) and last > first:

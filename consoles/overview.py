@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,8 @@ from consoles import limits
 from consoles.limits import Usage
 
 HOST_FILTERS = ("state", "cluster", "tag", "near", "q")
+MOST_ROWS = 100
+"""More hosts than this are not shown at once unless asked for; those that need attention come first then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,10 @@ class HostRow:
     def is_near_limit(self) -> bool:
         return self.usage.level != "ok"
 
+    @property
+    def needs_attention(self) -> bool:
+        return self.is_near_limit or self.host.connection == Connection.UNREACHABLE
+
 
 @dataclass(slots=True)
 class ClusterRow:
@@ -83,6 +89,18 @@ class ClusterRow:
 
     cluster: Cluster
     hosts: list[HostRow] = field(default_factory=list)
+    most: int = 1_000_000
+
+    @property
+    def shown(self) -> list[HostRow]:
+        """The rows on the page: all, or of too many the ones that need attention first."""
+        if len(self.hosts) <= self.most:
+            return self.hosts
+        return sorted(self.hosts, key=lambda row: not row.needs_attention)[: self.most]
+
+    @property
+    def hidden(self) -> int:
+        return max(0, len(self.hosts) - self.most)
 
     @property
     def kinds(self) -> list[str]:
@@ -149,16 +167,16 @@ def host_row(host: Host, *, now: datetime) -> HostRow:
     return HostRow(host, loads([host.pk]).get(host.pk, Load()), limits.usage_of_host(host, now=now))
 
 
-def fleet(*, now: datetime, wanted: Mapping[str, str] | None = None) -> Fleet:
-    """The fleet; ``wanted`` holds filters (``HOST_FILTERS``) on the hosts that are shown."""
+def fleet(*, now: datetime, wanted: Mapping[str, str] | None = None, most: int = MOST_ROWS) -> Fleet:
+    """The fleet; ``wanted`` holds filters (``HOST_FILTERS``) on the hosts that are shown, at most about ``most``."""
     wanted = wanted or {}
-    hosts = Host.objects.select_related("endpoint", "cluster").prefetch_related("tags")
+    clusters = {cluster.pk: cluster for cluster in Cluster.objects.all()}
     load, usage = loads(), limits.usage_by_host(None, now=now)
-    nothing = Load()
-    rows = [HostRow(host, load.get(host.pk, nothing), usage[host.pk]) for host in hosts if host.pk in usage]
-    shown = [row for row in rows if _matches(row, wanted)]
+    rows = [HostRow(host, load.get(host.pk, Load()), usage[host.pk]) for host in _hosts(clusters) if host.pk in usage]
+    tagged = _tagged(wanted["tag"]) if "tag" in wanted else None
+    shown = [row for row in rows if _matches(row, wanted) and (tagged is None or row.host.pk in tagged)]
     return Fleet(
-        clusters=_grouped(shown, with_empty=not wanted),
+        clusters=_grouped(shown, clusters.values(), with_empty=not wanted, most=most),
         hosts=len(rows),
         shown=len(shown),
         vms=sum(row.load.vms for row in rows),
@@ -171,23 +189,43 @@ def fleet(*, now: datetime, wanted: Mapping[str, str] | None = None) -> Fleet:
     )
 
 
+def _hosts(clusters: Mapping[UUID, Cluster]) -> Iterator[Host]:
+    """Every host in the order of the screens; the few clusters are joined here instead of read once per host."""
+    shown = (
+        "id", "cluster_id", "name", "schedulable", "connection", "connection_changed_at", "error_detail", "error_remedy",
+        "cpu_threads", "cpu_percent", "cpu_threads_override", "memory_mib", "memory_free_mib", "memory_mib_override",
+        "management_address", "endpoint__kind", "endpoint__uri",
+    )  # fmt: skip
+    for host in Host.objects.select_related("endpoint").only(*shown):
+        if host.cluster_id in clusters:
+            host.cluster = clusters[host.cluster_id]
+            yield host
+
+
+def _tagged(name: str) -> set[UUID]:
+    return set(Host.objects.filter(tags__name=name).order_by().values_list("pk", flat=True))
+
+
 def _matches(row: HostRow, wanted: Mapping[str, str]) -> bool:
     host = row.host
     checks: dict[str, Any] = {
         "state": lambda value: (not host.schedulable) if value == "cordoned" else host.connection == value,
         "cluster": lambda value: value in {str(host.cluster_id), host.cluster.name},
-        "tag": lambda value: any(tag.name == value for tag in host.tags.all()),
         "near": lambda value: row.is_near_limit,
         "q": lambda value: value.lower() in f"{host.name} {host.management_address} {host.endpoint.uri}".lower(),
     }
     return all(checks[name](value) for name, value in wanted.items() if name in checks)
 
 
-def _grouped(rows: list[HostRow], *, with_empty: bool) -> list[ClusterRow]:
-    clusters = {cluster.pk: ClusterRow(cluster) for cluster in Cluster.objects.all()}
+def _grouped(rows: list[HostRow], known: Iterable[Cluster], *, with_empty: bool, most: int) -> list[ClusterRow]:
+    clusters = {cluster.pk: ClusterRow(cluster) for cluster in known}
     for row in rows:
-        clusters.setdefault(row.host.cluster_id, ClusterRow(row.host.cluster)).hosts.append(row)
-    return [cluster for cluster in clusters.values() if cluster.hosts or with_empty]
+        clusters[row.host.cluster_id].hosts.append(row)
+    filled = [cluster for cluster in clusters.values() if cluster.hosts]
+    if len(rows) > most:
+        for cluster in filled:
+            cluster.most = max(10, most // len(filled))
+    return list(clusters.values()) if with_empty else filled
 
 
 def hosts_by_name() -> QuerySet[Host]:

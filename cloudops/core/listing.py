@@ -19,6 +19,7 @@ from django.http import HttpRequest, HttpResponse
 PAGE_SIZE = 50
 CSV_ROWS = 20_000
 M = TypeVar("M", bound=models.Model)
+T = TypeVar("T")
 Order = Sequence[str]
 
 
@@ -103,7 +104,7 @@ def _decode(cursor: str, columns: int) -> tuple[bool, list[Any]] | None:
     return None
 
 
-def csv_response(name: str, columns: Sequence[tuple[str, Callable[[M], object]]], rows: Iterable[M]) -> HttpResponse:
+def csv_response(name: str, columns: Sequence[tuple[str, Callable[[T], object]]], rows: Iterable[T]) -> HttpResponse:
     """A CSV file of ``rows`` (the caller bounds them by ``CSV_ROWS``), with a head."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)

@@ -12,7 +12,7 @@ from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Vm
 
 
 def _help(model: type[Host] | type[Offering] | type[Cluster], name: str) -> str:
-    return str(model._meta.get_field(name).help_text)
+    return str(getattr(model._meta.get_field(name), "help_text", "")).replace("`", "")
 
 
 class TagsField(forms.CharField):
@@ -54,9 +54,7 @@ class EndpointFields(forms.Form):
         widget=forms.TextInput(attrs={"class": "input-mono"}),
         help_text="SHA-256, when the certificate is to be pinned.",
     )
-    timeout_seconds = forms.IntegerField(
-        label="Deadline of every call", min_value=1, max_value=120, initial=10, help_text="Seconds."
-    )
+    timeout_seconds = forms.IntegerField(label="Deadline of every call", min_value=1, max_value=120, initial=10)
 
 
 class AddressFields(forms.Form):

@@ -37,6 +37,11 @@ class Item:
     words: str
     is_default: bool
 
+    @property
+    def count(self) -> str:
+        """What a number without a unit of time counts."""
+        return "consoles" if self.field.name.endswith("_limit") else ""
+
 
 class SettingsForm(forms.Form):
     """Every tunable setting; ``groups`` orders them for the page."""

@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_date
 from django.views.decorators.http import require_POST, require_safe
 
-from cloudops.accounts.models import Project
+from cloudops.accounts.models import Project, User
 from cloudops.accounts.pages import needs, person
 from cloudops.accounts.rights import Right
 from cloudops.core import listing, pages, runtime
@@ -146,9 +146,9 @@ def history(request: HttpRequest) -> HttpResponse:
     page = listing.page(rows, order=order, cursor=request.GET.get("cursor", ""))
     context = {
         "page": page,
-        "sessions": _ended(page.rows),
+        "sessions": _ended(page.rows, person(request)),
         "settings": runtime.current(),
-        "reasons": list(ClosedReason),
+        "reasons": [(reason.value, reason.value.replace("_", " ")) for reason in ClosedReason],
         "wanted": wanted,
         "filtered": bool(wanted),
         "tab": "history",
@@ -156,11 +156,11 @@ def history(request: HttpRequest) -> HttpResponse:
     return pages.show(request, "consoles/history.html", context, fragment="consoles/_history.html")
 
 
-def _ended(rows: list[ConsoleSession]) -> list[dict[str, Any]]:
+def _ended(rows: list[ConsoleSession], viewer: User) -> list[dict[str, Any]]:
     return [
         {
             "session": row,
-            "reason": ClosedReason(row.closed_reason).text,
+            "reason": past.why_ended(row, viewer),
             "seconds": row.duration_seconds(row.ended_at) if row.ended_at else 0,
         }
         for row in rows

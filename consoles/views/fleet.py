@@ -45,7 +45,7 @@ EVENTS_SHOWN = 20
 def fleet(request: HttpRequest) -> HttpResponse:
     """Every host by cluster with live console counts."""
     now, wanted = timezone.now(), pages.filters(request, *overview.HOST_FILTERS)
-    picture = overview.fleet(now=now, wanted=wanted)
+    picture = overview.fleet(now=now, wanted=wanted, **({"most": 1_000_000} if "all" in request.GET else {}))
     if request.GET.get("format") == "csv":
         rows = [row for cluster in picture.clusters for row in cluster.hosts]
         return listing.csv_response("fleet", _COLUMNS, rows)

@@ -19,15 +19,15 @@ from cloudops.accounts.rights import Right, VmRight
 from cloudops.core import listing, pages, runtime
 from cloudops.core.errors import Invalid, Refusal
 from cloudops.core.models import Event, subject_of
+from cloudops.core.problems import as_refusal
 from cloudops.core.requests import actor_of
 from cloudops.hypervisors.port import PowerAction
 from cloudops.inventory import access, tags
 from cloudops.inventory import vms as verbs
 from cloudops.inventory.forms import AssignForm, OfferingChoiceForm
 from cloudops.inventory.models import Connection, Offering, Vm
-from consoles import limits, overview
+from consoles import history, limits, overview
 from consoles.models import ConsoleSession
-from consoles.reasons import ClosedReason
 
 FILTERS = ("q", "host", "cluster", "project", "power", "tag", "offering")
 _ORDERS = {
@@ -130,9 +130,7 @@ def my_vms(request: HttpRequest) -> HttpResponse:
         {
             "vm": vm,
             "usage": usage.get(vm.pk),
-            "why_not": why_no_console(
-                vm, may=everywhere or mine[vm.project_id].can_console
-            ),
+            "why_not": why_no_console(vm, may=everywhere or mine[vm.project_id].can_console),
         }
         for vm in page.rows
     ]
@@ -188,7 +186,7 @@ def vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
             for row in sessions.current(now).order_by("created_at", "id")
         ],
         "past": [
-            {"session": row, "reason": ClosedReason(row.closed_reason).text, "seconds": row.duration_seconds(now)}
+            {"session": row, "reason": history.why_ended(row, user), "seconds": row.duration_seconds(now)}
             for row in sessions.filter(status="closed").order_by("-ended_at")[:HISTORY_SHOWN]
         ],
         "foreign": limits.fresh_foreign(setting, now).filter(vm=vm),
@@ -276,7 +274,7 @@ def screenshot(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     try:
         shot = verbs.screenshot(vm)
     except Exception as error:
-        if pages.as_refusal(error) is None:
+        if as_refusal(error) is None:
             raise
         return HttpResponse(status=204, headers={"Cache-Control": "no-store"})
     return HttpResponse(shot.data, content_type=shot.media_type, headers={"Cache-Control": "no-store"})
@@ -291,7 +289,7 @@ def thumbnail(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     try:
         verbs.screenshot(vm)
     except Exception as error:
-        problem = pages.as_refusal(error)
+        problem = as_refusal(error)
         if problem is None:
             raise
     return pages.show(request, "consoles/_thumbnail.html", {"vm": vm, "now": timezone.now(), "problem": problem})

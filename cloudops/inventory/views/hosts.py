@@ -74,7 +74,14 @@ def probe(request: HttpRequest) -> HttpResponse:
             report = hosts.test_connection(**form.cleaned_data)
         except Refusal as refusal:
             problem = refusal
-    return pages.show(request, "inventory/_probe.html", {"report": report, "form": form, "problem": problem})
+    return _probe_page(request, report=report, form=form, problem=problem)
+
+
+def _probe_page(request: HttpRequest, **context: Any) -> HttpResponse:
+    """The fragment, under the id of the element that it replaces."""
+    asked = request.headers.get("HX-Target", "")
+    target = asked if asked.replace("-", "").isalnum() else "probe"
+    return pages.show(request, "inventory/_probe.html", {**context, "target": target})
 
 
 @require_POST
@@ -82,7 +89,7 @@ def probe(request: HttpRequest) -> HttpResponse:
 def test(request: HttpRequest, host_id: UUID) -> HttpResponse:
     """ "Test connection" of a saved host, with its stored credentials."""
     host = _host(host_id)
-    return pages.show(request, "inventory/_probe.html", {"report": hosts.test_host(host), "host": host})
+    return _probe_page(request, report=hosts.test_host(host))
 
 
 @sensitive_post_parameters("secret")

@@ -49,7 +49,7 @@ def _projects(user: User, text: str) -> Iterator[Hit]:
     sees_all = has(user, Right.FLEET_VIEW)
     found = Project.objects.all() if sees_all else user.projects.all()
     for project in found.filter(name__icontains=text).order_by("name")[:EACH]:
-        own = f"{reverse('my-vms')}?{urlencode({'project': project.pk})}"
+        own = f"{reverse('my-vms')}?{urlencode({'project': str(project.pk)})}"
         url = reverse("project", args=[project.pk]) if sees_all else own
         yield {"kind": "project", "label": project.name, "url": url}
 
@@ -74,7 +74,7 @@ MOST = 24
 @require_safe
 @signed_in
 def search(request: HttpRequest) -> JsonResponse:
-    """``?q=`` with an optional prefix (``vm:``, ``host:``, ``user:``, ``tag:``, ``project:``) → ``[{kind, label, url}]``."""
+    """``?q=``, which may begin with ``vm:``, ``host:``, ``user:``, ``tag:`` or ``project:`` → ``[{kind, label, url}]``."""
     text = request.GET.get("q", "").strip()[:100]
     prefix, colon, rest = text.partition(":")
     finder = _FINDERS.get(prefix.lower()) if colon else None
