@@ -28,24 +28,25 @@ def look_around(base_url: str, username: str, password: str, vm_names: Sequence[
     """Signs in and finds the VMs on "My VMs". Raises ServiceError saying what is not as it should be."""
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
 
-    def get(path: str, form: dict[str, str] | None = None) -> str:
+    def get(url: str, form: dict[str, str] | None = None) -> tuple[str, str]:
         data = urllib.parse.urlencode(form).encode() if form is not None else None
         try:
-            with browser.open(f"{base_url}{path}", data, timeout=SECONDS) as answer:
-                text: str = answer.read().decode()
-                return text
+            with browser.open(url, data, timeout=SECONDS) as answer:
+                return answer.geturl(), answer.read().decode()
         except urllib.error.HTTPError as error:
-            raise ServiceError(f"{path} answered {error.code}: {error.read()[:300]!r}") from error
+            raise ServiceError(f"{url} answered {error.code}: {error.read()[:300]!r}") from error
         except OSError as error:
-            raise ServiceError(f"{path} did not answer: {error}") from error
+            raise ServiceError(f"{url} did not answer: {error}") from error
 
-    page = get("/accounts/login/")
+    sign_in, page = get(f"{base_url}/")
     token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page)
     if token is None:
-        raise ServiceError("the sign-in page has no form")
-    get("/accounts/login/", {"csrfmiddlewaretoken": token[1], "login": username, "password": password})
+        raise ServiceError(f"{sign_in} has no form to sign in with")
+    landed, _ = get(sign_in, {"csrfmiddlewaretoken": token[1], "login": username, "password": password})
+    if landed == sign_in:
+        raise ServiceError(f"{username} could not sign in at {sign_in}")
     deadline = time.monotonic() + SECONDS
-    while missing := [name for name in vm_names if name not in (mine := get("/my/vms/"))]:
+    while missing := [name for name in vm_names if name not in (mine := get(f"{base_url}/my/vms/")[1])]:
         if time.monotonic() > deadline:
             raise ServiceError(f"{', '.join(missing)} not on {username}'s page of VMs: {mine[:300]!r}")
         time.sleep(0.5)

@@ -85,8 +85,7 @@ class Demo:
             group = stack.enter_context(Supervisor(self.state / "log"))
             stack.callback(self.screen.say, "Stopping …")
             with self.screen.step("Web server, worker, scheduler and watcher"):
-                for program in self._programs():
-                    group.start(program)
+                group.start(*self._programs())
             guests = self._await(host)
             with self.screen.step("People, hosts and VMs"):
                 seeded = self._seed(guests)

@@ -65,17 +65,23 @@ class Supervisor:
     def log_of(self, name: str) -> Path:
         return self.log_dir / f"{name}.log"
 
-    def start(self, program: Program) -> None:
-        """Returns when the program is ready. Raises ServiceError, naming its log, when it ends or takes too long."""
-        running = self._launch(program)
-        self._running.append(running)
-        deadline = time.monotonic() + program.ready_seconds
+    def start(self, *programs: Program) -> None:
+        """Starts all and returns when all are ready. Raises ServiceError, naming the log, when one ends or is late."""
+        already = len(self._running)
+        for program in programs:
+            self._running.append(self._launch(program))
+        for running in self._running[already:]:
+            self._await(running)
+
+    def _await(self, running: _Running) -> None:
+        deadline = running.started_at + running.program.ready_seconds
         while not self._is_ready(running):
             code = running.process.poll()
             if code is not None:
                 raise ServiceError(self._failure(running, f"ended at once ({_how(code)})"))
             if time.monotonic() > deadline:
-                raise ServiceError(self._failure(running, f"was not ready after {program.ready_seconds:.0f} s"))
+                late = f"was not ready after {running.program.ready_seconds:.0f} s"
+                raise ServiceError(self._failure(running, late))
             time.sleep(POLL_SECONDS)
 
     def check(self) -> None:
