@@ -2,7 +2,7 @@
 
 Only on Linux, and only where both sides are plain sockets (TLS ends at the balancer). It takes about half the CPU of
 the copying path in ``flow`` and leaves the loop to the others sooner. Interactive consoles never get here: a console
-enters when a read filled its buffer, and goes back to ``flow`` when little comes.
+enters when a read filled its buffer, and goes back to ``flow`` when little comes or the browser does not keep pace.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 ENABLED = sys.platform == "linux" and hasattr(os, "splice")
 
-# What one console may move in one turn of the loop, and so the size of its frames.
-SPLICE_BYTES: Final = 256 * 1024
+# What one console may move in one turn of the loop.
+SPLICE_BYTES: Final = 1024 * 1024
+# A browser's script sees a message only when all of it is there, so frames stay smaller than what is moved at once.
+FRAME_BYTES: Final = 256 * 1024
 _FEW_BYTES: Final = 32 * 1024
 _FEW_TURNS: Final = 8
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if ENABLED else 0
@@ -79,7 +81,19 @@ class SpliceTarget(Protocol):
 class SplicePump:
     """Moves one console's bytes while it floods, on descriptors of its own beside the transports'."""
 
-    __slots__ = ("_browser", "_few", "_flow", "_head", "_left", "_loop", "_pipe", "_source", "_state", "_target")
+    __slots__ = (
+        "_browser",
+        "_few",
+        "_flow",
+        "_head",
+        "_left",
+        "_loop",
+        "_pipe",
+        "_queued",
+        "_source",
+        "_state",
+        "_target",
+    )
 
     def __init__(
         self,
@@ -96,7 +110,8 @@ class SplicePump:
         self._target = target
         self._loop = asyncio.get_running_loop()
         self._head = b""
-        self._left = 0
+        self._left = 0  # payload of the frame under way that is not sent
+        self._queued = 0  # what else is in the pipe
         self._few = 0
         self._pipe: Pipe | None = None  # only while a frame is stuck
         self._loop.add_reader(source.fileno(), self._fill)
@@ -104,10 +119,10 @@ class SplicePump:
     @property
     def waiting_bytes(self) -> int:
         """What of a stuck frame is still to be sent."""
-        return self._left + len(self._head)
+        return self._left + self._queued + len(self._head)
 
     def _fill(self) -> None:
-        """One turn: what has come, as one frame."""
+        """One turn: what has come."""
         if self._browser.unsent_bytes():
             self.leave()
             return
@@ -122,7 +137,7 @@ class SplicePump:
             self.leave()
             return
         self._flow.moved(size)
-        self._head, self._left = header(size), size
+        self._queued = size
         self._few = self._few + 1 if size < _FEW_BYTES else 0
         if not self._drain(pipe):
             self._pipe = self._state.pipes.lend()
@@ -133,19 +148,24 @@ class SplicePump:
             self.leave()
 
     def _drain(self, pipe: Pipe) -> bool:
-        """Sends what is there of the frame; whether that was all of it."""
+        """Sends what is in the pipe, as frames; whether that was all of it."""
         try:
-            if self._head:
-                sent = self._target.send(self._head, socket.MSG_MORE | socket.MSG_DONTWAIT)
-                self._head = self._head[sent:]
-            while self._left and not self._head:
-                self._left -= os.splice(pipe.read_fd, self._target.fileno(), self._left, flags=_FLAGS)
+            while self._queued or self._left or self._head:
+                if not self._left and not self._head:
+                    self._left = min(self._queued, FRAME_BYTES)
+                    self._queued -= self._left
+                    self._head = header(self._left)
+                if self._head:
+                    sent = self._target.send(self._head, socket.MSG_MORE | socket.MSG_DONTWAIT)
+                    self._head = self._head[sent:]
+                else:
+                    self._left -= os.splice(pipe.read_fd, self._target.fileno(), self._left, flags=_FLAGS)
         except BlockingIOError:
             return False
         except OSError:  # the browser is gone
             self._browser.abort()
             return False
-        return not self._left and not self._head
+        return True
 
     def _more(self) -> None:
         """The browser takes data again."""
@@ -155,7 +175,8 @@ class SplicePump:
         self._state.pipes.give_back(self._pipe)
         self._pipe = None
         if self._flow.splicing is self:
-            self._loop.add_reader(self._source.fileno(), self._fill)
+            # It does not keep pace: smaller frames serve it better, and CPU is not what it lacks.
+            self.leave()
         else:
             self._close()
         self._browser.frame_done()
