@@ -229,6 +229,7 @@ def test_vnc_clients_are_told_apart() -> None:
     tcp = {"family": "ipv4", "host": "10.0.0.9", "service": "40112", "websocket": True}
     first, second, third = read_vnc_clients({"return": {"enabled": True, "clients": [unix, unix, tcp]}})
     assert len({first.label, second.label, third.label}) == 3
+    assert (first.label, second.label, third.label) == ("unix::1", "unix::2", "ipv4:10.0.0.9:40112")
     assert (third.client_host, third.client_port, third.websocket) == ("10.0.0.9", 40112, True)
     assert list(read_vnc_clients({"return": {"enabled": False}})) == []
 

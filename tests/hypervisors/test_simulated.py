@@ -153,6 +153,25 @@ def test_processes_share_a_fleet_through_its_file(tmp_path: Path) -> None:
             assert len(hypervisor.connections(vm.ref)) == 1
 
 
+def test_fleets_in_one_file_keep_to_themselves(tmp_path: Path) -> None:
+    state = tmp_path / "both.sqlite"
+    one, two = f"simulated://one?vms=8&state={state}", f"simulated://two?vms=8&state={state}"
+    with opened(_spec(one)) as first, opened(_spec(two)) as second:
+        events = Events()
+        second.subscribe(events)
+        vm = next(vm for vm in first.vms() if vm.power_state is PowerState.RUNNING)
+        first.power(vm.ref, PowerAction.STOP)
+        simulated.set_faults(one, simulated.Faults(unreachable=True))
+        simulated.reset(two)
+        assert second.hosts()
+        with pytest.raises(Unreachable):
+            first.hosts()
+        simulated.set_faults(one, simulated.Faults())
+        assert first.vm(vm.ref).power_state is PowerState.OFF
+        eventually(lambda: len(events.seen) >= 2)
+        assert {event.kind for event in events.seen} == {EventKind.CONNECTED}
+
+
 def test_the_fleet_survives_reopening(uri: str) -> None:
     registry.close_all()
     spec = _spec(uri)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 import uuid
@@ -217,15 +218,17 @@ class LibvirtHypervisor:
 def read_vnc_clients(answer: dict[str, Any]) -> Sequence[ConsoleConnection]:
     """QEMU's answer to ``query-vnc`` (qapi/ui.json, VncInfo)."""
     clients = answer.get("return", {}).get("clients", [])
+    nameless = itertools.count(1)
     return [
         ConsoleConnection(
-            label=f"{client['family']}:{client['host']}:{client['service']}#{number}",
+            # Connections over a passed descriptor have no address: they are told apart by nothing but their order.
+            label=f"{client['family']}:{client['host']}:{client['service'] or next(nameless)}",
             family=client["family"],
             client_host=client["host"],
             client_port=int(client["service"]) if str(client["service"]).isdigit() else 0,
             websocket=bool(client.get("websocket", False)),
         )
-        for number, client in enumerate(clients)
+        for client in clients
     ]
 
 

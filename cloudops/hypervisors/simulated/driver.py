@@ -70,7 +70,7 @@ def reset(uri: str) -> None:
 def _state(uri: FleetUri) -> State:
     with _states_lock:
         if uri not in _states:
-            _states[uri] = State(uri.state)
+            _states[uri] = State(uri.state, endpoint=f"{uri.name}/{uri.seed}")
         return _states[uri]
 
 

@@ -16,15 +16,17 @@ from pathlib import Path
 from cloudops.hypervisors.port import ConsoleConnection, EventKind, HypervisorEvent, PowerState
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS power (vm_ref TEXT PRIMARY KEY, state TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS console (
-    label TEXT PRIMARY KEY, vm_ref TEXT NOT NULL, pid INTEGER NOT NULL, pid_started TEXT NOT NULL,
-    dropped INTEGER NOT NULL
+CREATE TABLE IF NOT EXISTS vm_power (
+    endpoint TEXT NOT NULL, vm_ref TEXT NOT NULL, state TEXT NOT NULL, PRIMARY KEY (endpoint, vm_ref)
 );
-CREATE TABLE IF NOT EXISTS fault (id INTEGER PRIMARY KEY CHECK (id = 1), faults TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS change (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, vm_ref TEXT NOT NULL, state TEXT NOT NULL,
-    at REAL NOT NULL
+CREATE TABLE IF NOT EXISTS vm_console (
+    endpoint TEXT NOT NULL, label TEXT PRIMARY KEY, vm_ref TEXT NOT NULL, pid INTEGER NOT NULL,
+    pid_started TEXT NOT NULL, dropped INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS endpoint_faults (endpoint TEXT PRIMARY KEY, faults TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS endpoint_change (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, endpoint TEXT NOT NULL, kind TEXT NOT NULL, vm_ref TEXT NOT NULL,
+    state TEXT NOT NULL, at REAL NOT NULL
 );
 """
 CHANGES_KEPT = 2000
@@ -50,11 +52,12 @@ class Faults:
 class State:
     """One endpoint's changing half. Safe for several threads; with a file also for several processes."""
 
-    def __init__(self, path: str) -> None:
-        """``path`` empty: in memory. Its directory is created."""
+    def __init__(self, path: str, endpoint: str) -> None:
+        """``path`` empty: in memory. Its directory is created; several endpoints may share the file."""
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._shared = bool(path)
+        self._endpoint = endpoint
         self._db = sqlite3.connect(
             path or ":memory:", check_same_thread=False, timeout=BUSY_SECONDS, isolation_level=None
         )
@@ -69,54 +72,62 @@ class State:
     def power_states(self) -> dict[str, PowerState]:
         """The VMs whose power state is another than at the beginning."""
         with self._changed:
-            return {ref: PowerState(state) for ref, state in self._db.execute("SELECT vm_ref, state FROM power")}
+            rows = self._db.execute("SELECT vm_ref, state FROM vm_power WHERE endpoint = ?", (self._endpoint,))
+            return {ref: PowerState(state) for ref, state in rows}
 
     def set_power(self, vm_ref: str, state: PowerState, *, event: bool = True) -> None:
         with self._write():
-            self._db.execute("REPLACE INTO power VALUES (?, ?)", (vm_ref, state.value))
+            self._db.execute("REPLACE INTO vm_power VALUES (?, ?, ?)", (self._endpoint, vm_ref, state.value))
             if event:
                 self._note(EventKind.VM_CHANGED, vm_ref, state.value)
 
     def faults(self) -> Faults:
         with self._changed:
-            row = self._db.execute("SELECT faults FROM fault").fetchone()
+            query = "SELECT faults FROM endpoint_faults WHERE endpoint = ?"
+            row = self._db.execute(query, (self._endpoint,)).fetchone()
         return Faults(**json.loads(row[0])) if row else Faults()
 
     def set_faults(self, faults: Faults) -> None:
         with self._write():
             before = self.faults()
-            self._db.execute("REPLACE INTO fault VALUES (1, ?)", (json.dumps(asdict(faults)),))
+            values = (self._endpoint, json.dumps(asdict(faults)))
+            self._db.execute("REPLACE INTO endpoint_faults VALUES (?, ?)", values)
             if faults.disconnected != before.disconnected:
                 self._note(EventKind.DISCONNECTED if faults.disconnected else EventKind.CONNECTED, "", "")
 
     def reset(self) -> None:
         """Forgets everything that changed; open consoles end."""
         with self._write():
-            for table in ("power", "console", "fault"):
-                self._db.execute(f"DELETE FROM {table}")  # noqa: S608  (three constants)
+            for table in ("vm_power", "vm_console", "endpoint_faults"):
+                self._db.execute(f"DELETE FROM {table} WHERE endpoint = ?", (self._endpoint,))  # noqa: S608
             self._note(EventKind.CONNECTED, "", "")
 
     def add_console(self, label: str, vm_ref: str) -> None:
         with self._write():
             pid = os.getpid()
-            self._db.execute("INSERT INTO console VALUES (?, ?, ?, ?, 0)", (label, vm_ref, pid, _started(pid)))
+            values = (self._endpoint, label, vm_ref, pid, _started(pid))
+            self._db.execute("INSERT INTO vm_console VALUES (?, ?, ?, ?, ?, 0)", values)
             self._note(EventKind.CONSOLE_CHANGED, vm_ref, "")
 
     def remove_console(self, label: str, vm_ref: str) -> None:
         with self._write():
-            if self._db.execute("DELETE FROM console WHERE label = ?", (label,)).rowcount:
+            if self._db.execute("DELETE FROM vm_console WHERE label = ?", (label,)).rowcount:
                 self._note(EventKind.CONSOLE_CHANGED, vm_ref, "")
 
     def is_console_live(self, label: str) -> bool:
         """False once somebody dropped it (or the state was reset): whoever serves it ends it."""
         with self._changed:
-            return bool(self._db.execute("SELECT 1 FROM console WHERE label = ? AND dropped = 0", (label,)).fetchone())
+            return bool(
+                self._db.execute("SELECT 1 FROM vm_console WHERE label = ? AND dropped = 0", (label,)).fetchone()
+            )
 
     def consoles(self, vm_ref: str) -> Sequence[ConsoleConnection]:
         """Connections of processes that still live: a dead one's sockets are closed, as on any platform."""
         with self._changed:
             rows = self._db.execute(
-                "SELECT label, pid, pid_started FROM console WHERE vm_ref = ? AND dropped = 0 ORDER BY rowid", (vm_ref,)
+                "SELECT label, pid, pid_started FROM vm_console WHERE endpoint = ? AND vm_ref = ? AND dropped = 0"
+                " ORDER BY rowid",
+                (self._endpoint, vm_ref),
             ).fetchall()
         for label, pid, started in rows:
             if _started(pid) != started:
@@ -132,7 +143,7 @@ class State:
                 label
                 for label in labels
                 if self._db.execute(
-                    "UPDATE console SET dropped = 1 WHERE label = ? AND vm_ref = ?", (label, vm_ref)
+                    "UPDATE vm_console SET dropped = 1 WHERE label = ? AND vm_ref = ?", (label, vm_ref)
                 ).rowcount
             ]
             if dropped:
@@ -141,14 +152,15 @@ class State:
 
     def last_change(self) -> int:
         with self._changed:
-            return int(self._db.execute("SELECT COALESCE(MAX(seq), 0) FROM change").fetchone()[0])
+            return int(self._db.execute("SELECT COALESCE(MAX(seq), 0) FROM endpoint_change").fetchone()[0])
 
     def wait_changes(self, since: int, timeout_seconds: float) -> tuple[int, Sequence[HypervisorEvent]]:
         """Events after ``since``, waiting for the first at most so long; and the number to ask from next time."""
         deadline = time.monotonic() + timeout_seconds
+        query = "SELECT seq, kind, vm_ref, state, at FROM endpoint_change WHERE seq > ? AND endpoint = ? ORDER BY seq"
         with self._changed:
             while True:
-                rows = self._db.execute("SELECT * FROM change WHERE seq > ? ORDER BY seq", (since,)).fetchall()
+                rows = self._db.execute(query, (since, self._endpoint)).fetchall()
                 left = deadline - time.monotonic()
                 if rows or left <= 0:
                     break
@@ -160,7 +172,7 @@ class State:
                 at=datetime.fromtimestamp(at, UTC),
                 power_state=PowerState(state) if state else None,
             )
-            for _, kind, vm_ref, state, at in rows
+            for _seq, kind, vm_ref, state, at in rows
         ]
         return (rows[-1][0] if rows else since), events
 
@@ -183,9 +195,12 @@ class State:
 
     def _note(self, kind: EventKind, vm_ref: str, state: str) -> None:
         self._db.execute(
-            "INSERT INTO change (kind, vm_ref, state, at) VALUES (?, ?, ?, ?)", (kind.value, vm_ref, state, time.time())
+            "INSERT INTO endpoint_change (endpoint, kind, vm_ref, state, at) VALUES (?, ?, ?, ?, ?)",
+            (self._endpoint, kind.value, vm_ref, state, time.time()),
         )
-        self._db.execute("DELETE FROM change WHERE seq <= (SELECT MAX(seq) FROM change) - ?", (CHANGES_KEPT,))
+        self._db.execute(
+            "DELETE FROM endpoint_change WHERE seq <= (SELECT MAX(seq) FROM endpoint_change) - ?", (CHANGES_KEPT,)
+        )
 
 
 def _started(pid: int) -> str:
