@@ -150,7 +150,9 @@ def test_our_own_full_queue_says_nothing_about_the_host(endpoint: Endpoint, fake
     assert Host.objects.get().connection == Connection.UP
 
 
-def test_a_credential_that_cannot_be_decrypted_is_told_on_the_host(endpoint: Endpoint, fakes: Fakes, clock: Clock) -> None:
+def test_a_credential_that_cannot_be_decrypted_is_told_on_the_host(
+    endpoint: Endpoint, fakes: Fakes, clock: Clock
+) -> None:
     fakes[URI] = FakeHypervisor()
     Endpoint.objects.update(secret_encrypted="written with a key that is gone")
     endpoint.refresh_from_db()
@@ -202,7 +204,12 @@ def test_a_vm_that_runs_on_another_endpoint_keeps_its_row(
         sync.sync_endpoint(other, now=clock.advance(1))
         sync.sync_endpoint(endpoint, now=clock.advance(1))
     moved = Vm.objects.get()
-    assert (moved.pk, moved.host.endpoint_id, moved.power_state, moved.missing_since) == (vm.pk, other.pk, "running", None)
+    assert (moved.pk, moved.host.endpoint_id, moved.power_state, moved.missing_since) == (
+        vm.pk,
+        other.pk,
+        "running",
+        None,
+    )
     assert heard.all("vm_moved", "moves") == [signals.VmMove(vm.pk, source.pk, moved.host_id)]
     assert heard.all("vm_stopped", "vm_ids") == []
     assert kinds("vm.moved") == ["vm.moved"]
@@ -268,9 +275,7 @@ def test_a_vm_that_comes_back_is_the_same_vm(endpoint: Endpoint, fakes: Fakes, c
     assert kinds("vm.returned") == ["vm.returned"]
 
 
-def test_hosts_join_their_endpoint_and_those_that_left_are_said_to_be_missing(
-    fakes: Fakes, clock: Clock
-) -> None:
+def test_hosts_join_their_endpoint_and_those_that_left_are_said_to_be_missing(fakes: Fakes, clock: Clock) -> None:
     endpoint = make_endpoint(URI)
     fakes[URI] = FakeHypervisor(host_list=[host_facts(1), host_facts(2)])
     sync.sync_endpoint(endpoint, now=clock.now)
@@ -283,7 +288,9 @@ def test_hosts_join_their_endpoint_and_those_that_left_are_said_to_be_missing(
     assert Host.objects.get(ref="host-2").connection == "up"
 
 
-def test_one_vm_is_refreshed_alone_and_a_vanished_one_is_missing(endpoint: Endpoint, fakes: Fakes, clock: Clock) -> None:
+def test_one_vm_is_refreshed_alone_and_a_vanished_one_is_missing(
+    endpoint: Endpoint, fakes: Fakes, clock: Clock
+) -> None:
     fakes[URI] = FakeHypervisor(vm_list=[vm_facts(1), vm_facts(2)])
     sync.sync_endpoint(endpoint, now=clock.now)
     fakes[URI].set_power("vm-1", PowerState.OFF)
