@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import re
@@ -92,7 +93,10 @@ def call(spec: EndpointSpec, function: Callable[[Hypervisor], T], timeout: float
 
 async def acall(spec: EndpointSpec, function: Callable[[Hypervisor], T], timeout: float | None = None) -> T:  # noqa: ASYNC109
     """:func:`call` for an event loop. When it is cancelled or times out, a descriptor that arrives late is closed."""
-    endpoint = _endpoint(spec)
+    # Opening imports an SDK and may close an older driver: not on the event loop.
+    endpoint = _current(spec)
+    if endpoint is None:
+        endpoint = await asyncio.to_thread(_endpoint, spec)
     return await endpoint.bulkhead.arun(
         partial(function, endpoint.hypervisor), timeout_seconds=_deadline(spec, timeout), discard=_discard
     )
@@ -137,11 +141,16 @@ def close_all() -> None:
         endpoint.close()
 
 
+def _current(spec: EndpointSpec) -> _Endpoint | None:
+    endpoint = _endpoints.get(spec.key)
+    return endpoint if endpoint is not None and endpoint.hypervisor.spec == spec else None
+
+
 def _endpoint(spec: EndpointSpec) -> _Endpoint:
     with _lock:
+        if (endpoint := _current(spec)) is not None:
+            return endpoint
         current = _endpoints.get(spec.key)
-        if current is not None and current.hypervisor.spec == spec:
-            return current
         fresh = _Endpoint(create(spec), Bulkhead(_label(spec), workers=WORKERS, waiting=WAITING))
         _endpoints[spec.key] = fresh
     if current is not None:

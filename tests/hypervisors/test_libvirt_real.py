@@ -15,6 +15,10 @@ from pathlib import Path
 import pytest
 
 from cloudops.hypervisors import registry
+from cloudops.hypervisors.libvirt.backoff import Backoff
+from cloudops.hypervisors.libvirt.pool import IDLE_SECONDS, MAX_IDLE, SessionPool
+from cloudops.hypervisors.libvirt.session import Session
+from cloudops.hypervisors.libvirt.uri import parse_uri
 from cloudops.hypervisors.port import (
     AuthenticationFailed,
     CertificateMismatch,
@@ -271,6 +275,30 @@ def test_certificates_of_another_authority_are_refused(libvirt_lab: LibvirtLab, 
     ):
         hypervisor.hosts()
     assert "cacert.pem" in no.value.remedy
+
+
+def test_idle_connections_are_given_up(libvirt_lab: LibvirtLab) -> None:
+    made: list[Session] = []
+
+    def make() -> Session:
+        made.append(Session(spec, parse_uri(spec.uri)))
+        return made[-1]
+
+    spec = _spec(libvirt_lab.uris["unix"])
+    pool = SessionPool(make, Backoff())
+    deadline = time.monotonic() + 10
+    with pool.session(deadline), pool.session(deadline), pool.session(deadline):
+        pass
+    assert [session.is_alive for session in made].count(True) == MAX_IDLE
+    with pool.session(deadline) as again:
+        assert again in made
+    pool.trim(time.monotonic())
+    assert [session.is_alive for session in made].count(True) == MAX_IDLE
+    pool.trim(time.monotonic() + IDLE_SECONDS + 1)
+    assert not any(session.is_alive for session in made)
+    pool.close()
+    with pytest.raises(Unreachable), pool.session(deadline):
+        pass
 
 
 def test_connections_leave_nothing_behind(libvirt_lab: LibvirtLab) -> None:

@@ -6,8 +6,10 @@ with the others, and libvirt before 10.0 loses wake-ups between threads on one c
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +19,43 @@ from cloudops.hypervisors.port import HypervisorError, Overloaded, Unreachable
 
 MAX_SESSIONS = 6
 MAX_IDLE = 2
+IDLE_SECONDS = 60.0
+
+
+class _Janitor:
+    """One thread of the process closes what the pools have not used for a while."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pools: weakref.WeakSet[SessionPool] = weakref.WeakSet()
+        self._started = False
+
+    def look_after(self, pool: SessionPool) -> None:
+        with self._lock:
+            self._pools.add(pool)
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._run, name="libvirt idle connections", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(IDLE_SECONDS / 4)
+            with self._lock:
+                pools = list(self._pools)
+            for pool in pools:
+                pool.trim(time.monotonic())
+            del pools
+
+
+_janitor = _Janitor()
+
+
+def _after_fork() -> None:
+    global _janitor
+    _janitor = _Janitor()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class SessionPool:
@@ -27,9 +66,11 @@ class SessionPool:
         self._backoff = backoff
         self._free = threading.BoundedSemaphore(MAX_SESSIONS)
         self._lock = threading.Lock()
-        self._idle: list[Session] = []
+        self._idle: list[tuple[Session, float]] = []
+        """Free sessions and since when, the longest first."""
         self._busy: set[Session] = set()
         self._closed = False
+        _janitor.look_after(self)
 
     @contextmanager
     def session(self, deadline: float) -> Iterator[Session]:
@@ -51,16 +92,24 @@ class SessionPool:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            sessions = [*self._idle, *self._busy]
+            sessions = [*(session for session, _ in self._idle), *self._busy]
             self._idle.clear()
         for session in sessions:
             session.close("it was closed")
+
+    def trim(self, now: float) -> None:
+        """Closes the sessions that nobody has used for a while; ``now`` is on the monotonic clock."""
+        with self._lock:
+            old = [session for session, since in self._idle if since < now - IDLE_SECONDS]
+            self._idle = [entry for entry in self._idle if entry[0] not in old]
+        for session in old:
+            session.close("nobody used it")
 
     def _take(self, deadline: float) -> Session:
         with self._lock:
             self._check_open()
             while self._idle:
-                session = self._idle.pop()
+                session, _ = self._idle.pop()
                 if session.is_alive:
                     self._busy.add(session)
                     return session
@@ -87,6 +136,6 @@ class SessionPool:
         with self._lock:
             self._busy.discard(session)
             if session.is_alive and not self._closed and len(self._idle) < MAX_IDLE:
-                self._idle.append(session)
+                self._idle.append((session, time.monotonic()))
                 return
         session.close("no longer needed")
