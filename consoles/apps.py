@@ -6,16 +6,12 @@ class ConsolesConfig(AppConfig):
     verbose_name = "Consoles"
 
     def ready(self) -> None:
-        from importlib import import_module
-        from importlib.util import find_spec
-
+        from cloudops.accounts import signals as accounts
         from cloudops.inventory import signals as inventory
-        from consoles import changes
+        from consoles import changes, metrics
 
-        if find_spec("consoles.metrics"):
-            import_module("consoles.metrics").register()
-        if find_spec("cloudops.accounts.signals"):
-            import_module("cloudops.accounts.signals").rights_changed.connect(changes.on_rights_changed)
+        metrics.register()
+        accounts.rights_changed.connect(changes.on_rights_changed)
         inventory.vm_access_changed.connect(changes.on_vm_access_changed)
         inventory.vm_stopped.connect(changes.on_vm_stopped)
         inventory.vm_moved.connect(changes.on_vm_moved)
