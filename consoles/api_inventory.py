@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
-
-from django.db.models import QuerySet
 
 from cloudops.inventory import api as inventory_vms
 from cloudops.inventory import api_fleet
@@ -22,10 +19,8 @@ class HostViewSet(api_fleet.HostViewSet):
     serializer_class = HostWithConsolesSerializer
     _usages: dict[UUID, Usage] | None = None
 
-    def paginate_queryset(self, queryset: QuerySet[Any] | Iterable[Any]) -> Any:
-        rows = super().paginate_queryset(queryset)
+    def prepare(self, rows: list[Any]) -> None:
         self._usages = limits.usage_by_host([row.pk for row in rows], now=self.now)
-        return rows
 
     def usage_of(self, host: Any) -> Usage | None:
         """The host's slots; a page's hosts are counted together. None when it has gone meanwhile."""
@@ -41,10 +36,8 @@ class VmViewSet(inventory_vms.VmViewSet):
     detail_serializer_class = VmWithConsolesDetailSerializer
     _usages: dict[UUID, Usage] | None = None
 
-    def paginate_queryset(self, queryset: QuerySet[Any] | Iterable[Any]) -> Any:
-        rows = super().paginate_queryset(queryset)
+    def prepare(self, rows: list[Any]) -> None:
         self._usages = limits.usage_by_vm([row.pk for row in rows], now=self.now)
-        return rows
 
     def usage_of(self, vm: Any) -> Usage | None:
         """The VM's slots; a page's VMs are counted together. None when it has gone meanwhile."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 from django.db.models import Q, QuerySet
 from django.shortcuts import get_object_or_404
@@ -122,6 +125,10 @@ class ReleaseRequestViewSet(Lists, Retrieves, ApiViewSet):
     filterset_class = ReleaseFilters
     ordering = ("-created_at", "id")
     scopes = {"answer": "console"}
+    asker_names: Mapping[UUID, str] = MappingProxyType({})
+
+    def prepare(self, rows: list[Any]) -> None:
+        self.asker_names = release.shown_askers(rows, self.me)
 
     def get_queryset(self) -> QuerySet[ReleaseRequest]:
         me = self.me.pk

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
@@ -87,12 +89,21 @@ def asked_by(user: User, *, now: datetime) -> QuerySet[ReleaseRequest]:
 
 def shown_asker(request: ReleaseRequest, holder: User) -> str:
     """The asker's name where they know each other: through a common project, or as people who work with the fleet."""
-    asker = request.requested_by
-    if asker.sees_fleet or holder.sees_fleet:
-        return asker.get_username()
-    theirs = Membership.objects.filter(user_id=asker.pk).values("project_id")
-    common = Membership.objects.filter(user_id=holder.pk, project_id__in=theirs).exists()
-    return asker.get_username() if common else STRANGER
+    return shown_askers([request], holder)[request.pk]
+
+
+def shown_askers(requests: Sequence[ReleaseRequest], holder: User) -> dict[UUID, str]:
+    """:func:`shown_asker` of many requests (with ``requested_by`` joined), by their ids, in one query."""
+    mine = Membership.objects.filter(user_id=holder.pk).values("project_id")
+    askers = {request.requested_by_id for request in requests}
+    known = Membership.objects.filter(project_id__in=mine, user_id__in=askers).values_list("user_id", flat=True)
+    fellows = set() if holder.sees_fleet else set(known)
+    return {
+        request.pk: request.requested_by.get_username()
+        if holder.sees_fleet or request.requested_by.sees_fleet or request.requested_by_id in fellows
+        else STRANGER
+        for request in requests
+    }
 
 
 def _demand_asker(session: ConsoleSession, user: User) -> None:

@@ -251,7 +251,10 @@ class ReleaseRequestSerializer(Shown):
 
     def get_asked_by(self, request: ReleaseRequest) -> str:
         user = self.context["request"].user
-        return user.username if request.requested_by_id == user.pk else release.shown_asker(request, user)
+        if request.requested_by_id == user.pk:
+            return str(user.get_username())
+        names = getattr(self.context["view"], "asker_names", {})
+        return names.get(request.pk) or release.shown_asker(request, user)
 
 
 class ReapedSerializer(serializers.Serializer[Any]):

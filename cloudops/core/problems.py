@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from django.core.exceptions import PermissionDenied
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from rest_framework import exceptions as drf
@@ -48,7 +48,7 @@ def as_refusal(exception: BaseException) -> Refusal | None:
     for convert in CONVERTERS:
         if (refusal := convert(exception)) is not None:
             return refusal
-    if isinstance(exception, OperationalError):
+    if isinstance(exception, (OperationalError, InterfaceError)):
         log.warning("database_unavailable", error=str(exception))
         return Unavailable("The database does not answer.", retry_after_seconds=5)
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from django.db.models import QuerySet
 from django.http.response import HttpResponseBase
@@ -21,14 +21,49 @@ from cloudops.core.actors import Actor
 from cloudops.core.filters import KnownFilters
 from cloudops.core.requests import actor_of
 
+_JSON_TYPES: Final[tuple[tuple[type[Any], type, str], ...]] = (
+    (serializers.BooleanField, bool, "Send true or false."),
+    (serializers.IntegerField, int, "Send a whole number."),
+    (serializers.CharField, str, "Send a text."),
+    (serializers.UUIDField, str, "Send an id."),
+)
+
 
 class Body(serializers.Serializer[Any]):
-    """What a request may send. A field that is not known is refused: a misspelt name must not be ignored in silence."""
+    """What a request may send, taken at its word.
+
+    A field that is not known is refused, as a misspelt name must not be ignored in silence; so is a value of another
+    JSON type, where DRF would make one of it ("yes" for true, 5 for "5"). Query parameters are texts all.
+    """
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, Mapping) and (unknown := sorted(set(map(str, data)) - set(self.fields))):
-            raise serializers.ValidationError({name: ["There is no such field."] for name in unknown})
+        if isinstance(data, Mapping):
+            errors = {str(name): ["There is no such field."] for name in data if name not in self.fields}
+            if not self.context.get("from_query"):
+                errors |= self._type_errors(data)
+            if errors:
+                raise serializers.ValidationError(errors)
         return super().to_internal_value(data)
+
+    def _type_errors(self, data: Mapping[str, Any]) -> dict[str, list[str]]:
+        errors = {}
+        for name, field in self.fields.items():
+            value = data.get(name)
+            single = field.child if isinstance(field, serializers.ListField) else field
+            values = value if isinstance(value, list) and single is not field else [value]
+            if message := next(filter(None, (_type_error(single, item) for item in values)), ""):
+                errors[name] = [message]
+        return errors
+
+
+def _type_error(field: Any, value: Any) -> str:
+    field = getattr(field, "pk_field", None) or field
+    for kind, json_type, message in _JSON_TYPES:
+        if isinstance(field, kind) and value is not None:
+            whole = json_type is int and isinstance(value, float) and value.is_integer()
+            fits = isinstance(value, json_type) and not (json_type is int and isinstance(value, bool))
+            return "" if fits or whole else message
+    return ""
 
 
 class Shown(serializers.ModelSerializer[Any]):
@@ -83,7 +118,8 @@ class ApiViewSet(GenericViewSet[Any]):
 
     def parameters(self, serializer: type[serializers.Serializer[Any]]) -> dict[str, Any]:
         """The query parameters as ``serializer`` understands them. Raises ValidationError."""
-        checked = serializer(data=self.request.query_params.dict(), context=self.get_serializer_context())
+        context = {**self.get_serializer_context(), "from_query": True}
+        checked = serializer(data=self.request.query_params.dict(), context=context)
         checked.is_valid(raise_exception=True)
         return dict(checked.validated_data)
 
@@ -105,6 +141,15 @@ class ApiViewSet(GenericViewSet[Any]):
         rows = self.paginate_queryset(queryset)
         shape = serializer or self.get_serializer_class()
         return self.get_paginated_response(shape(rows, many=True, context=self.get_serializer_context()).data)
+
+    def paginate_queryset(self, queryset: Any) -> Any:
+        rows = super().paginate_queryset(queryset)
+        if rows is not None:
+            self.prepare(rows)
+        return rows
+
+    def prepare(self, rows: list[Any]) -> None:
+        """A page's rows, before they are shown: what belongs to each is fetched here for all of them together."""
 
     def get_throttles(self) -> list[Any]:
         self._throttles = super().get_throttles()
@@ -131,6 +176,7 @@ class ApiViewSet(GenericViewSet[Any]):
         if self._claim is not None and isinstance(response, Response):
             idempotency.keep(self._claim, response)
         self._tell_limits(response)
+        response.headers.setdefault("Cache-Control", "no-store")
         return response
 
     def _tell_limits(self, response: HttpResponseBase) -> None:

@@ -8,6 +8,7 @@ from django.urls import register_converter
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework import serializers
 
+from cloudops.core.examples import EXAMPLES, Example
 from cloudops.core.idempotency import HEADER
 from cloudops.core.problems import CONTENT_TYPE
 
@@ -107,7 +108,16 @@ def describe_errors(result: dict[str, Any], generator: Any, request: Any, public
     for path, item in result["paths"].items():
         for method in _METHODS & set(item):
             _describe(item[method], method, path, schemas)
+            _illustrate(item[method], EXAMPLES.get(f"{method} {path}", Example()))
     return result
+
+
+def _illustrate(operation: dict[str, Any], example: Example) -> None:
+    """Puts an example beside the schema of the request and of the answer."""
+    response = operation["responses"].get(example.status, {})
+    for part, value in ((operation.get("requestBody", {}), example.request), (response, example.response)):
+        for content in part.get("content", {}).values() if value is not None else ():
+            content["examples"] = {"example": {"value": value}}
 
 
 def _name(status: str) -> str:

@@ -49,11 +49,15 @@ class World:
     def token_client(self, person: str, *scopes: str) -> APIClient:
         """A script with an API token of ``person``."""
         client = APIClient()
-        _, secret = tokens.create(
+        client.credentials(HTTP_AUTHORIZATION=f"Bearer {self.token(person, *scopes)}")
+        return client
+
+    def token(self, person: str, *scopes: str) -> str:
+        """The secret of a new API token of ``person``."""
+        made = tokens.create(
             user=self.rows[person], label="script", scopes=scopes, days=1, by=system("tests"), now=self.now
         )
-        client.credentials(HTTP_AUTHORIZATION=f"Bearer {secret}")
-        return client
+        return made[1]
 
     def path(self, template: str) -> str:
         """``/vms/{vm}/`` with the row's id in it, below /api/v1."""

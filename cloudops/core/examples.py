@@ -1,0 +1,99 @@
+"""Examples of the API's main operations, for its description. A test holds each one against its schema."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+_VM: Final = "6f1c2a9e-6d0b-4e61-9a52-0f6f5a3c8b11"
+_HOST: Final = "0d7f4a52-6c0e-4a0b-8d0b-3a1f1f0c2b77"
+_SESSION: Final = "9b1d6a7e-2f53-4d1c-8a83-1d5a9e0f7c22"
+_PROJECT: Final = "3f0a5b8c-7e41-4f5e-b0a6-52c1d9e4a633"
+_SECRET: Final = "pZ0v3b7mX4nR8sT1wY5cK9dF2gH6jL0qA3eU7iO1kE4"  # noqa: S105 - an example
+_AT: Final = "2027-03-01T09:00:00Z"
+
+
+class Example(NamedTuple):
+    """One request and, where it teaches something, its answer."""
+
+    request: dict[str, Any] | None = None
+    status: str = "200"
+    response: dict[str, Any] | None = None
+
+
+EXAMPLES: Final[dict[str, Example]] = {
+    "post /api/v1/vms/{vm_id}/console-sessions/": Example(
+        {"view_only": False},
+        "201",
+        {
+            "id": _SESSION,
+            "url": f"https://cloud.example.org/console/{_SESSION}/#s={_SECRET}",
+            "websocket_url": "wss://cloud.example.org/ws/console/",
+            "secret": _SECRET,
+            "expires_at": "2027-03-01T09:01:00Z",
+            "view_only": False,
+            "vm": {"id": _VM, "name": "web-7"},
+            "host": {"id": _HOST, "name": "kvm-01"},
+            "slot": {"in_use": 27, "limit": 40},
+        },
+    ),
+    "post /api/v1/console-sessions/disconnect/": Example(
+        {"idle_seconds_over": 300, "host": _HOST}, "200", {"disconnected": 9}
+    ),
+    "post /api/v1/console-sessions/{id}/release-request/": Example({"message": "I need to restart web-7."}),
+    "post /api/v1/release-requests/{id}/answer/": Example({"release": True}),
+    "post /api/v1/hosts/": Example(
+        {
+            "kind": "libvirt",
+            "uri": "qemu+tls://kvm-01.example.org/system",
+            "cluster": "b1f0c7d4-0f51-4f7e-9a57-0b8f1c4e5d66",
+            "management_address": "10.0.0.11",
+            "tags": ["ssd"],
+        }
+    ),
+    "post /api/v1/hosts/test-connection/": Example(
+        {"kind": "libvirt", "uri": "qemu+ssh://root@kvm-02.example.org/system"},
+        "200",
+        {
+            "ok": False,
+            "steps": [
+                {
+                    "name": "Connect",
+                    "ok": False,
+                    "detail": "TCP connect to kvm-02.example.org:22 timed out",
+                    "remedy": "Check that the host is up and that no firewall is between.",
+                    "elapsed_ms": 5000.2,
+                }
+            ],
+            "hosts": [],
+            "vm_count": 0,
+        },
+    ),
+    "post /api/v1/hosts/{id}/cordon/": Example({"reason": "New memory on Tuesday."}),
+    "post /api/v1/vms/assign/": Example({"vms": [_VM], "project": _PROJECT}, "200", {"changed": 1}),
+    "post /api/v1/vms/{id}/power/": Example({"action": "shutdown"}),
+    "post /api/v1/offerings/": Example(
+        {"name": "medium", "vcpus": 2, "memory_mib": 4096, "dynamic_scaling": True, "host_tags": ["ssd"]}
+    ),
+    "post /api/v1/clusters/": Example({"name": "linux-a", "description": "Ground floor"}),
+    "patch /api/v1/settings/": Example({"console_cleanup_interval_seconds": 600, "console_retention_seconds": 3600}),
+    "post /api/v1/users/": Example({"username": "alice", "email": "alice@example.org", "role": "tenant"}),
+    "post /api/v1/projects/": Example(
+        {"name": "apollo"}, "201", {"id": _PROJECT, "name": "apollo", "description": "", "created_at": _AT}
+    ),
+    "post /api/v1/memberships/": Example({"project": _PROJECT, "user": 7, "can_console": True, "can_power": False}),
+    "post /api/v1/tokens/": Example(
+        {"label": "nightly job", "scopes": ["console"], "days": 30},
+        "201",
+        {
+            "id": "c2a4e6f8-1b3d-4c5e-8f90-a1b2c3d4e5f6",
+            "label": "nightly job",
+            "prefix": "cops_pZ0v3",
+            "scopes": ["console", "read"],
+            "created_at": _AT,
+            "expires_at": "2027-03-31T09:00:00Z",
+            "last_used_at": None,
+            "revoked_at": None,
+            "secret": f"cops_{_SECRET}",
+        },
+    ),
+}
