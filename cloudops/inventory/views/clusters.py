@@ -26,7 +26,7 @@ def _counted() -> QuerySet[Cluster]:
         up_count=Count("hosts", filter=Q(hosts__connection=Connection.UP)),
         cpu_threads=Sum("hosts__cpu_threads", default=0),
         memory_mib=Sum("hosts__memory_mib", default=0),
-    )
+    ).order_by("position", "name")
 
 
 @require_safe
