@@ -282,15 +282,17 @@ def _interrupt(*_: object) -> None:
 
 def main() -> int:
     screen = Screen(sys.stdout)
+    options = parse(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        Demo(parse(sys.argv[1:]), screen).run()
+        Demo(options, screen).run()
     except ServiceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         screen.say("stopped")
+        return 130 if options.check else 0
     return 0
 
 
