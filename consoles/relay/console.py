@@ -175,7 +175,7 @@ class RelayedConsole:
         """Payload of binary frames, a few KiB at most."""
         if self.outcome is not None or self._browser is None or self._upstream is None:
             return
-        self._heard_at = self._clock()
+        self._heard_at = now = self._clock()
         rfb = self._rfb
         rfb.view_only = self.policy.view_only
         try:
@@ -185,7 +185,7 @@ class RelayedConsole:
             return
         if rfb.input_seen:
             rfb.input_seen = False
-            self._active()
+            self._active(now)
         if rfb.replies:
             for reply in rfb.replies:
                 self._browser.send_data(reply)
@@ -210,7 +210,7 @@ class RelayedConsole:
             case "ping":
                 self._pong(message.get("t"))
             case "stay":
-                self._active()
+                self._active(self._heard_at)
             case "bye":
                 self._end(ClosedReason.USER_CLOSED, "the page said bye")
             case _:
@@ -316,8 +316,8 @@ class RelayedConsole:
             self._pinged_at = now
             self._browser.ping()
 
-    def _active(self) -> None:
-        self.last_input_at = self._clock()
+    def _active(self, now: float) -> None:
+        self.last_input_at = now
         if self._warned:
             self._warned = False
             self.send_control({"type": "active"})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WRITE_HIGH_BYTES: Final = 64 * 1024
 CLOSE_SECONDS: Final = 2.0
 # Below this a copy is cheaper than a loan of the shared buffer.
-_COPY_BELOW_BYTES: Final = 8 * 1024
+COPY_BELOW_BYTES: Final = 8 * 1024
 
 
 class UpstreamFlow(asyncio.BufferedProtocol):
@@ -53,7 +53,7 @@ class UpstreamFlow(asyncio.BufferedProtocol):
         if self._closed:
             return
         view = self._state.upstream_view[:nbytes]
-        if nbytes < _COPY_BELOW_BYTES or not self._browser.lends_buffers:
+        if nbytes < COPY_BELOW_BYTES or not self._browser.lends_buffers:
             self._forward(bytes(view))
         else:
             self._forward(view)

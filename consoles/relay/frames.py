@@ -94,6 +94,11 @@ class FrameParser:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events completed by ``data``: pieces of binary payload, whole text messages, whole control frames."""
+        if self._left < 0 and not self._rest and not self._in_message and self.failure is None and self._masked:
+            # Nearly always: one key or pointer event, whole, in a frame of its own.
+            size = len(data) - 6
+            if 0 < size < 126 and data[0] == 0x82 and data[1] == 0x80 + size:
+                return [(BINARY, apply_mask(data[6:], data[2:6]))]
         events: list[Event] = []
         if self.failure is not None:
             return events

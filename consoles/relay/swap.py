@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from consoles.relay.flow import CLOSE_SECONDS, WRITE_HIGH_BYTES, close_bounded
+from consoles.relay.flow import CLOSE_SECONDS, COPY_BELOW_BYTES, WRITE_HIGH_BYTES, close_bounded
 from consoles.relay.frames import (
     BINARY,
     CLOSE,
@@ -232,6 +232,8 @@ class SwappedBrowser(asyncio.BufferedProtocol):
             return
         if self._stuck is not None:
             self._deferred.append(header(len(data)) + data)
+        elif len(data) < COPY_BELOW_BYTES:
+            self._transport.write(header(len(data)) + data)
         else:
             self._transport.writelines((header(len(data)), data))
 

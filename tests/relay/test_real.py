@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 from collections.abc import AsyncIterator
@@ -20,7 +19,7 @@ import pytest
 from cloudops.hypervisors.port import ConsoleEndpoint, Transport
 from consoles.relay import UpstreamAuthenticationFailed, UpstreamTimedOut, open_upstream
 from tests.relay.browser import KEY_A
-from tests.relay.lab import Lab, on_every_path, until
+from tests.relay.lab import Lab, on_every_path
 
 QEMU = shutil.which("qemu-system-x86_64")
 pytestmark = [pytest.mark.real, pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")]
@@ -55,35 +54,25 @@ class Qemu:
         return ConsoleEndpoint(Transport.TCP, host="127.0.0.1", port=self.port)
 
 
-def free_display() -> int:
-    """A display number whose port (5900 + number) is free."""
-    for number in range(400, 600):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", 5900 + number)):
-            return number
-    pytest.fail("no free VNC display")
-
-
 @contextlib.asynccontextmanager
 async def qemu(tmp_path: Path, vnc: str = "", *more: str) -> AsyncIterator[Qemu]:
-    display = free_display()
     monitor = tmp_path / "qmp.sock"
     assert QEMU is not None
     process = subprocess.Popen(  # noqa: ASYNC220 - it starts at once, and kill() is wanted
         [
-            *(QEMU, "-display", "none", "-vnc", f"127.0.0.1:{display}{vnc}", "-accel", "tcg", "-m", "32"),
+            *(QEMU, "-display", "none", "-vnc", f"127.0.0.1:400,to=599{vnc}", "-accel", "tcg", "-m", "32"),
             *("-nodefaults", "-vga", "std", "-qmp", f"unix:{monitor},server=on,wait=off", *more),
         ],
         stdin=subprocess.DEVNULL,
     )
     try:
-        await until(monitor.exists, 10)
+        machine = Qemu(process, monitor, 0)
         async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(OSError):
-                    socket.create_connection(("127.0.0.1", 5900 + display), 1).close()
-                    break
-                await asyncio.sleep(0.05)
-        yield Qemu(process, monitor, 5900 + display)
+            while not machine.port:
+                with contextlib.suppress(OSError, ValueError):  # the monitor is not there yet, or not ready
+                    machine.port = int((await machine.command("query-vnc"))["service"])
+                await asyncio.sleep(0.02)
+        yield machine
     finally:
         process.send_signal(signal.SIGCONT)
         process.kill()
