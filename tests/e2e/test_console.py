@@ -39,8 +39,16 @@ def picture_appears(console: Page) -> None:
 
 
 def type_into(console: Page, text: str) -> None:
+    """As a keyboard does: Shift goes down for what needs it. Playwright alone names the character but not the Shift, and
+    a console passes keys on, not characters."""
     console.locator("canvas").first.click()
-    console.keyboard.type(text, delay=25)
+    for character in text:
+        needs_shift = character.isupper() or character in '~!@#$%^&*()_+{}|:"<>?'
+        if needs_shift:
+            console.keyboard.down("Shift")
+        console.keyboard.type(character, delay=25)
+        if needs_shift:
+            console.keyboard.up("Shift")
     console.keyboard.press("Enter")
 
 
