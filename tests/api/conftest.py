@@ -170,6 +170,16 @@ def _simulated(world: World) -> None:
 @pytest.fixture
 def world(db: None) -> World:
     """See the module's docstring."""
+    return build()
+
+
+@pytest.fixture
+def transactional_world(transactional_db: None) -> World:
+    """The same, really committed: for servers in other threads."""
+    return build()
+
+
+def build() -> World:
     world = World(timezone.now())
     _people(world)
     _fleet(world)
