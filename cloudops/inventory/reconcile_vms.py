@@ -22,6 +22,9 @@ VANISHED_IS_STOPPED_SECONDS = 10
 MISSING_RETENTION_SECONDS = 3_600
 """How long a VM that nobody reports is kept, so that its project and history survive a mishap."""
 
+LONGEST_READING_SECONDS = 300
+"""A row that claims to be newer by more than this was written by a server whose clock was wrong."""
+
 _STOPPED = {PowerState.OFF, PowerState.CRASHED}
 _WRITTEN = (
     "name",
@@ -175,7 +178,7 @@ def _write(plan: _Plan, hosts: Mapping[str, Host], *, read_at: datetime, notices
     if not touched:
         return outcome
     locked = Vm.objects.select_for_update(of=("self",)).filter(pk__in=touched).order_by("pk")
-    rows = [row for row in locked.select_related("host") if row.synced_at is None or row.synced_at <= read_at]
+    rows = [row for row in locked.select_related("host") if not is_newer(row.synced_at, read_at)]
     by_id = {host.pk: host for host in hosts.values()}
     vanished = set(plan.vanish)
     for row in rows:
@@ -190,6 +193,11 @@ def _write(plan: _Plan, hosts: Mapping[str, Host], *, read_at: datetime, notices
     if rows:
         Vm.objects.bulk_update(rows, _WRITTEN)
     return outcome
+
+
+def is_newer(written: datetime | None, read_at: datetime) -> bool:
+    """Whether a row was written from a reading that began after ``read_at``."""
+    return written is not None and read_at < written <= read_at + timedelta(seconds=LONGEST_READING_SECONDS)
 
 
 def _apply(row: Vm, changes: dict[str, Any], hosts: Mapping[UUID, Host], notices: Notices, outcome: Outcome) -> None:

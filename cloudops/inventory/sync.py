@@ -143,7 +143,7 @@ def _apply_facts(endpoint: Endpoint, reading: Reading, *, now: datetime) -> Sync
 def _apply_failure(endpoint: Endpoint, error: HypervisorError, *, now: datetime) -> None:
     with transaction.atomic():
         locked = _lock(endpoint)
-        if locked.synced_at is None or locked.synced_at <= now:  # else somebody has read it since we began
+        if not reconcile_vms.is_newer(locked.synced_at, now):  # else somebody has read it since we began
             notices = Notices(by=INVENTORY, now=now)
             reconcile_hosts.mark_unreachable(locked, error, notices)
             notices.send()

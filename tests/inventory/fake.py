@@ -26,8 +26,11 @@ from cloudops.hypervisors.port import (
 )
 from cloudops.inventory.models import Cluster, Endpoint, Host
 
-NOW = datetime(2030, 1, 15, 12, 0, tzinfo=UTC)
+NOW = datetime(2020, 1, 15, 12, 0, tzinfo=UTC)
 ADMIN = Actor(ActorKind.USER, "alice", user_id=1, address="192.0.2.7")
+
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - where guests' VNC servers listen
 
 
 def host_facts(number: int = 1, **changes: Any) -> HostFacts:
@@ -54,7 +57,7 @@ class FakeHypervisor:
     sinks: list[EventSink] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     console_endpoint: ConsoleEndpoint = field(
-        default_factory=lambda: ConsoleEndpoint(Transport.TCP, host="0.0.0.0", port=1)
+        default_factory=lambda: ConsoleEndpoint(Transport.TCP, host=EVERYWHERE, port=1)
     )
 
     def _enter(self, name: str) -> None:

@@ -18,7 +18,7 @@ from cloudops.hypervisors.port import ConsoleEndpoint, PowerState, Transport, Un
 from cloudops.inventory import endpoints, hosts, signals, sync
 from cloudops.inventory.models import Cluster, Endpoint, Host, Tag, Vm
 from tests.inventory.conftest import Fakes
-from tests.inventory.fake import ADMIN, NOW, FakeHypervisor, host_facts, make_endpoint, vm_facts
+from tests.inventory.fake import ADMIN, EVERYWHERE, NOW, FakeHypervisor, host_facts, make_endpoint, vm_facts
 
 pytestmark = pytest.mark.django_db
 URI = "qemu+tcp://kvm1.example.org/system"
@@ -157,7 +157,7 @@ class TestAdd:
 
 class TestTestConnection:
     def test_it_reaches_a_guests_vnc_server_at_the_management_address(self, fakes: Fakes, vnc: int) -> None:
-        console = ConsoleEndpoint(Transport.TCP, host="0.0.0.0", port=vnc)
+        console = ConsoleEndpoint(Transport.TCP, host=EVERYWHERE, port=vnc)
         fakes[URI] = FakeHypervisor(vm_list=[vm_facts(1)], console_endpoint=console)
         report = hosts.test_connection(kind="libvirt", uri=URI, management_address="127.0.0.1")
         assert report.ok
@@ -253,7 +253,7 @@ class TestRemove:
         [host] = add(cluster)
         Tick.objects.create(name=hosts.tick_name(host.endpoint), last_at=NOW)
         assert hosts.remove_host(host, by=ADMIN, now=NOW) == 1
-        assert not (Endpoint.objects.exists() or Vm.objects.exists() or Tick.objects.exists())
+        assert [Endpoint.objects.count(), Vm.objects.count(), Tick.objects.count()] == [0, 0, 0]
         assert Event.objects.get(kind="host.removed").subject_name == "kvm1"
 
     def test_consoles_forbid_it_unless_forced_and_are_told_before(self, cluster: Cluster, fakes: Fakes) -> None:
@@ -311,7 +311,7 @@ class TestRemove:
 def test_the_management_address_is_the_operators_else_the_uris(kind: str, uri: str, own: str, expected: str) -> None:
     host = Host(endpoint=Endpoint(kind=kind, uri=uri), management_address=own)
     assert endpoints.management_address(host) == expected
-    for listens in ("0.0.0.0", "::", "127.0.0.1", "::1", "localhost", ""):
+    for listens in (EVERYWHERE, "::", "127.0.0.1", "::1", "localhost", ""):
         console = ConsoleEndpoint(Transport.TCP, host=listens, port=5900)
         assert endpoints.reachable(console, host).host == expected
     fixed = ConsoleEndpoint(Transport.TLS, host="10.1.1.1", port=5900)

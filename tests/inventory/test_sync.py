@@ -181,6 +181,16 @@ def test_a_reading_that_is_older_than_what_is_written_changes_nothing(
     assert Vm.objects.get().power_state == PowerState.OFF
 
 
+def test_a_row_from_a_server_whose_clock_was_wrong_is_not_believed_for_ever(
+    endpoint: Endpoint, fakes: Fakes, clock: Clock
+) -> None:
+    fakes[URI] = FakeHypervisor(vm_list=[vm_facts(1)])
+    sync.sync_endpoint(endpoint, now=clock.now + timedelta(days=400))
+    fakes[URI].set_power("vm-1", PowerState.OFF)
+    sync.sync_endpoint(endpoint, now=clock.now)
+    assert Vm.objects.get().power_state == PowerState.OFF
+
+
 def test_a_vm_that_runs_on_another_endpoint_keeps_its_row(
     endpoint: Endpoint, fakes: Fakes, clock: Clock, heard: Heard, django_capture_on_commit_callbacks: Capture
 ) -> None:
