@@ -39,8 +39,8 @@ def picture_appears(console: Page) -> None:
 
 
 def type_into(console: Page, text: str) -> None:
-    """As a keyboard does: Shift goes down for what needs it. Playwright alone names the character but not the Shift, and
-    a console passes keys on, not characters."""
+    """As a keyboard does: Shift goes down for what needs it. Playwright alone names the character, not the Shift, and a
+    console passes keys on, not characters."""
     console.locator("canvas").first.click()
     for character in text:
         needs_shift = character.isupper() or character in '~!@#$%^&*()_+{}|:"<>?'
