@@ -1,7 +1,8 @@
 """This relay against websockify and nova-novncproxy, over the same VNC-like source. See ``script/bench relay``.
 
 Rounds are interleaved over the subjects and medians are reported. Everything is on loopback, bounded in time, and ends
-by itself. The "direct" column is the load straight on the source: what the generator itself can do.
+by itself. The "direct" column is the load straight on the source: what the generator itself can do. A full run installs
+nova into a throw-away virtual environment; BENCH_NOVA_PYTHON names the Python of one that is there already.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from bench import relay_peers as peers
 from bench.relay_peers import Subject
-from bench.report import Goal, Report, arguments
+from bench.report import Goal, OtherLoad, Report, arguments
 
 BULK_COUNTS = (1, 8, 40)
 
@@ -43,7 +44,7 @@ class Load:
     """One run of the load generator; ``with`` ends it."""
 
     def __init__(self, program: Path, subject: Subject, kind: str, mode: str, count: int, seconds: float, warm: float):
-        command = [program, *subject.load_arguments(kind), "-m", mode, "-c", str(count), "-d", f"{seconds}"]
+        command = [str(program), *subject.load_arguments(kind), "-m", mode, "-c", str(count), "-d", f"{seconds}"]
         command += ["-w", f"{warm}"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -207,7 +208,9 @@ def main() -> None:
         directory = Path(name)
         program = peers.compile_c("relay_load", directory)
         with all_subjects(directory, quick=options.quick, notes=report.notes) as subjects:
+            others = OtherLoad()
             Bench(program, plan, report).run(subjects)
+            report.notes.append(others.note())
     report.publish(options.json)
 
 

@@ -83,7 +83,8 @@ def make_app(sessions: Sessions) -> Any:
         relayed = RelayedConsole(str(found[0]), POLICY)
         await serve_console(scope, receive, send, console=relayed, upstream=upstream)
 
-    router = URLRouter([path("ws/live/", console), path("ws/console/", console)])
+    view: Any = console  # path() is typed for HTTP views only
+    router = URLRouter([path("ws/live/", view), path("ws/console/", view)])
     return ProtocolTypeRouter({"websocket": OriginValidator(router, ["127.0.0.1"])})
 
 

@@ -12,7 +12,7 @@ from nova import monkey_patch  # type: ignore[import-not-found]
 
 monkey_patch.patch()
 
-from nova import objects  # type: ignore[import-not-found]  # noqa: E402
+from nova import objects  # noqa: E402
 from nova.cmd import novncproxy  # type: ignore[import-not-found]  # noqa: E402
 from nova.console import websocketproxy  # type: ignore[import-not-found]  # noqa: E402
 

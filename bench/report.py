@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -155,6 +156,38 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
     }
+
+
+class OtherLoad:
+    """How much of the machine others used meanwhile: numbers of a busy machine are not to be compared."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._busy = _busy_seconds()
+        self._own = _own_seconds()
+
+    def note(self) -> str:
+        """A sentence for the report."""
+        elapsed = time.monotonic() - self._since
+        others = max(0.0, _busy_seconds() - self._busy - (_own_seconds() - self._own)) / elapsed
+        return f"other programs used {others:.2f} of {len(os.sched_getaffinity(0))} CPUs meanwhile"
+
+
+def _busy_seconds() -> float:
+    """Time the CPUs of the machine worked, or were taken by the hypervisor (proc(5), /proc/stat)."""
+    fields = [int(field) for field in _lines("/proc/stat")[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    """Time of this process and its descendants, ended ones included."""
+    ticks, parents = 0, [os.getpid()]
+    for pid in parents:
+        fields = " ".join(_lines(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+        ticks += sum(int(field) for field in fields[11:15])
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            parents += [int(child) for child in " ".join(_lines(str(task))).split()]
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _lines(path: str) -> list[str]:
