@@ -12,7 +12,7 @@ from cloudops.core import capacity
 def test_a_bar_below_its_limit_leaves_the_rest_free() -> None:
     layout = capacity.layout([("used", 14), ("claimed", 2)], 32)
     assert [(part.name, part.x, part.width) for part in layout.parts] == [("used", 0, 43.75), ("claimed", 43.75, 6.25)]
-    assert layout.ticks == ()
+    assert not layout.ticks
     assert layout.level == "ok"
 
 
