@@ -89,6 +89,7 @@ class Demo:
             guests = self._await(host)
             with self.screen.step("People, hosts and VMs"):
                 seeded = self._seed(guests)
+            group.demand_alive()
             if self.options.check:
                 with self.screen.step("Checks"):
                     checks.look_around(self.local_url, "alice", self.secrets["alice"], sorted(guests["guests"]))

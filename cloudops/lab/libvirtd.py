@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -56,15 +56,18 @@ class LibvirtHost:
         listen: Listen | None = None,
         vnc_ports: tuple[int, int] = (5900, 6899),
         network_namespace: str = "",
+        peers: Mapping[str, str] | None = None,
         socket_gid: int | None = None,
     ) -> None:
-        """``socket_gid`` lets a group beside root use the socket: whoever may, is root on this host."""
+        """``network_namespace``: an existing one (ip netns) to live in; ``peers``: addresses of other hosts by name,
+        for migration. ``socket_gid`` lets a group beside root use the socket: whoever may, is root on this host."""
         self.state_dir = state_dir.absolute()
         self.name = name
         self.guests: dict[str, str] = {}
         self._listen = listen
         self._vnc_ports = vnc_ports
         self._network_namespace = network_namespace
+        self._peers = dict(peers or {})
         self._socket_gid = socket_gid
         self._child: Child | None = None
         self._lock: IO[str] | None = None
@@ -235,12 +238,16 @@ class LibvirtHost:
         _write(self.state_dir / "etc/libvirtd.conf", self._daemon_settings())
         _write(self.state_dir / "etc/qemu.conf", self._qemu_settings())
         _write(self.state_dir / "etc/libvirt.conf", [])
-        _write(self.state_dir / "hosts", ["127.0.0.1 localhost", f"127.0.1.1 {self.name}", *_lines("/etc/hosts")])
+        _write(self.state_dir / "hosts", ["127.0.0.1 localhost", *self._host_names(), *_lines("/etc/hosts")])
         users = [line for line in _lines("/etc/passwd") if not line.startswith("libvirt-qemu:")]
         _write(self.state_dir / "passwd", [*users, "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin"])
         groups = [line for line in _lines("/etc/group") if not line.startswith(("libvirt-qemu:", "kvm:", "labusers:"))]
         groups += ["kvm:x:64056:", "libvirt-qemu:x:64055:", f"labusers:x:{self._socket_gid or 0}:"]
         _write(self.state_dir / "group", groups)
+
+    def _host_names(self) -> list[str]:
+        names = {self.name: self._listen.address if self._listen else "127.0.1.1"} | self._peers
+        return [f"{address} {name}" for name, address in names.items()]
 
     def _daemon_settings(self) -> list[str]:
         listen = self._listen or Listen()

@@ -84,6 +84,14 @@ class Supervisor:
                 raise ServiceError(self._failure(running, late))
             time.sleep(POLL_SECONDS)
 
+    def demand_alive(self) -> None:
+        """Raises ServiceError when a program has ended, whether or not it may be started again."""
+        for running in self._running:
+            code = running.process.poll()
+            if code is not None or running.restarts:
+                how = f"ended ({_how(code)})" if code is not None else f"ended {running.restarts} times"
+                raise ServiceError(self._failure(running, how))
+
     def check(self) -> None:
         """One look at all programs: starts the ended ones again where that is allowed, or raises ServiceError."""
         now = time.monotonic()

@@ -75,6 +75,19 @@ def test_the_group_ends_when_a_program_does(tmp_path: Path) -> None:
             group.run()
 
 
+def test_a_program_that_died_after_the_start_is_told_of_even_if_it_may_be_restarted(tmp_path: Path) -> None:
+    with Supervisor(tmp_path, screen=io.StringIO()) as group:
+        group.start(
+            python("worker", "import os, time; print(os.getpid(), flush=True); time.sleep(.8)", restart=True),
+            python("web", FOREVER),
+        )
+        group.demand_alive()
+        eventually(lambda: bool(pids_in(group.log_of("worker"))))
+        eventually(lambda: not any(map(is_alive, pids_in(group.log_of("worker")))))
+        with pytest.raises(ServiceError, match=r"worker ended \(exit code 0\)"):
+            group.demand_alive()
+
+
 def test_a_killed_program_is_started_again_if_it_may_be(tmp_path: Path) -> None:
     screen = io.StringIO()
     with Supervisor(tmp_path, screen=screen) as group:
