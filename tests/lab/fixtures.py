@@ -5,7 +5,6 @@ The guest's kernel and file system are built once into ``CLOUDOPS_LAB_CACHE`` (d
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,14 +26,19 @@ def lab_cache() -> Path:
 
 
 def start_host(name: str, *, listen: Listen | None = None) -> LibvirtHost:
-    """Starts a host in the first state directory that nobody uses. The caller stops it."""
+    """Starts a host without guests in the first state directory that nobody uses. The caller stops it."""
     for slot in range(STATE_SLOTS):
         first_port = 5900 + 100 * (slot + 1)
         host = LibvirtHost(
             lab_cache() / "hosts" / f"test{slot}", name, listen=listen, vnc_ports=(first_port, first_port + 99)
         )
-        with contextlib.suppress(InUse):
-            return host.start()
+        try:
+            host.start()
+        except InUse:
+            continue
+        for guest in host.virsh("list", "--all", "--name").split():
+            host.virsh("undefine", guest, "--managed-save")
+        return host
     raise ServiceError(f"{STATE_SLOTS} libvirt hosts run already from {lab_cache()}; is an old test run still alive?")
 
 
@@ -51,7 +55,6 @@ def real_host() -> Iterator[LibvirtHost]:
     host = start_host("lab1")
     try:
         for name in ("alpha", "beta"):
-            host.virsh_quietly("managedsave-remove", name)
             host.ensure_guest(GuestSpec(name, image))
         for name in ("alpha", "beta"):
             host.wait_booted(name)

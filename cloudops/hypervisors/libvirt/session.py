@@ -107,9 +107,10 @@ class Session:
             try:
                 return function(handle)
             except libvirt.libvirtError as error:
-                if self._link is not None and self._link.reason:
-                    raise Unreachable(f"{self._link.reason} ({error.get_error_message()}).") from error
-                raise translate(error) from error
+                typed = translate(error)
+                if self._link is not None and self._link.reason and not isinstance(typed, TimedOut):
+                    typed = Unreachable(f"{self._link.reason} ({error.get_error_message()}).")
+                raise typed from error
 
     def close(self, reason: str) -> None:
         """Cuts the line and lets go of everything. Idempotent; never waits for the host; safe from any thread."""
