@@ -20,6 +20,7 @@ from cloudops.core import idempotency
 from cloudops.core.actors import Actor
 from cloudops.core.filters import KnownFilters
 from cloudops.core.requests import actor_of
+from cloudops.core.throttling import AnonThrottle
 
 _JSON_TYPES: Final[tuple[tuple[type[Any], type, str], ...]] = (
     (serializers.BooleanField, bool, "Send true or false."),
@@ -164,12 +165,22 @@ class ApiViewSet(GenericViewSet[Any]):
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, idempotency.Replayed):
             return exc.response
+        if isinstance(exc, (exceptions.NotAuthenticated, exceptions.AuthenticationFailed)):
+            exc = self._counted(exc)
         try:
             return super().handle_exception(exc)
         except Exception:
             if self._claim is not None:
                 idempotency.release(self._claim)
             raise
+
+    def _counted(self, error: exceptions.APIException) -> exceptions.APIException:
+        """DRF throttles only whom it let in; whoever knocks without being let in is counted here, by address."""
+        throttle = AnonThrottle()
+        self._throttles = [throttle]
+        if throttle.allow_request(self.request, self):
+            return error
+        return exceptions.Throttled(throttle.wait())
 
     def finalize_response(self, request: Request, response: HttpResponseBase, *args: Any, **kwargs: Any) -> Any:
         response = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[arg-type]
