@@ -1,0 +1,120 @@
+"""One process of a race for slots: `python -m tests.consoles.race ROLE JSON` inside an installation's environment.
+
+Roles: ``seed`` makes host, VMs and users; ``open`` opens consoles from several threads, together with the other
+processes at a given moment, and prints what happened; ``close`` ends all and counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cloudops.settings")
+
+import django
+
+django.setup()
+
+from django.db import connection  # noqa: E402
+from django.utils import timezone  # noqa: E402
+
+from cloudops.accounts.models import User  # noqa: E402
+from cloudops.core.errors import Refusal  # noqa: E402
+from cloudops.inventory.models import Host, Vm  # noqa: E402
+from consoles import attach, limits, sessions  # noqa: E402
+from consoles.errors import ConsoleLimit  # noqa: E402
+from consoles.models import ConsoleSession  # noqa: E402
+from consoles.reasons import ClosedReason  # noqa: E402
+from consoles.sessions import Traffic  # noqa: E402
+from tests.consoles.world import actor, add_process, build  # noqa: E402
+
+NOTHING = Traffic(None, 0, 0)
+
+
+def seed() -> dict[str, Any]:
+    world = build(timezone.now())
+    for number in range(6):
+        world.add_vm(f"vm-{number}")
+    return {"host": str(world.host.pk)}
+
+
+def open_many(*, at: float, threads: int, each: int, mix: bool) -> dict[str, Any]:
+    """Every thread opens ``each`` consoles; with ``mix`` it also redeems, drops and resumes them."""
+    process = add_process(timezone.now())
+    outcome: dict[str, Any] = {"opened": 0, "refused": 0, "errors": [], "most": 0}
+    lock = threading.Lock()
+    users = list(User.objects.filter(username__in=["tessa", "sam"]).order_by("pk"))
+    vms = list(Vm.objects.select_related("host__endpoint", "project").order_by("name"))
+
+    def note(key: str, error: str = "") -> None:
+        with lock:
+            if error:
+                outcome["errors"].append(error)
+            else:
+                outcome[key] += 1
+
+    def work(number: int) -> None:
+        time.sleep(max(0.0, at - time.time()))
+        for turn in range(each):
+            user, vm = users[(number + turn) % len(users)], vms[(number * 3 + turn) % len(vms)]
+            try:
+                opened = sessions.open_session(vm=vm, user=user, by=actor(user), now=timezone.now())
+                note("opened")
+                if mix:
+                    drop_and_resume(opened, process)
+            except ConsoleLimit:
+                note("refused")
+            except Exception as error:  # everything but the limit is a failure of the test
+                note("errors", f"{type(error).__name__}: {error}")
+            used = limits.usage_of_host(vm.host, now=timezone.now()).in_use
+            with lock:
+                outcome["most"] = max(outcome["most"], used)
+        connection.close()
+
+    running = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return outcome
+
+
+def drop_and_resume(opened: sessions.Opened, process: Any) -> None:
+    """Uses the link, loses the line, comes back: the slot is given up and taken again under everybody's eyes."""
+    where: dict[str, Any] = {"process_id": process.pk, "user": None, "address": "192.0.2.9"}
+    try:
+        attached = attach.redeem(secret=opened.secret, now=timezone.now(), **where)
+        session = attached.session
+        attach.activate(session=session, relay_address=None, now=timezone.now())
+        by = actor(session.user)
+        sessions.finish(
+            session_id=session.pk,
+            attachment=session.attachment,
+            reason=ClosedReason.LINE_LOST,
+            traffic=NOTHING,
+            by=by,
+            now=timezone.now(),
+        )
+        attach.resume(resume_secret=attached.resume_secret, now=timezone.now(), **where)
+    except ConsoleLimit:
+        pass  # somebody was quicker: this one stays dropped
+    except Refusal as refusal:
+        raise AssertionError(f"{refusal.code}: {refusal.detail}") from refusal
+
+
+def close_all() -> dict[str, Any]:
+    before = limits.usage_of_host(Host.objects.get(), now=timezone.now()).in_use
+    admin = User.objects.get(username="ada")
+    closed = sessions.close_many(sessions=ConsoleSession.objects.all(), by=actor(admin), now=timezone.now())
+    after = limits.usage_of_host(Host.objects.get(), now=timezone.now()).in_use
+    return {"before": before, "closed": closed, "after": after}
+
+
+if __name__ == "__main__":
+    role, parameters = sys.argv[1], json.loads(sys.argv[2])
+    roles: dict[str, Any] = {"seed": seed, "open": open_many, "close": close_all}
+    print(json.dumps(roles[role](**parameters)))  # noqa: T201 - the answer to the test

@@ -1,0 +1,74 @@
+"""Several real processes, one database: the limit holds exactly, whoever races whom."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+Env = dict[str, str]
+START_SECONDS = 8.0
+
+
+def run(env: Env, role: str, **parameters: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.consoles.race", role, json.dumps(parameters)]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def answer(process: subprocess.Popen[str]) -> Any:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+def race(env: Env, *, processes: int, threads: int, each: int, mix: bool) -> tuple[list[Any], Any]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "manage.py", "migrate", "-v0"], cwd=ROOT, env=env, timeout=120, check=False
+    )
+    assert done.returncode == 0
+    answer(run(env, "seed"))
+    at = time.time() + START_SECONDS
+    started = [run(env, "open", at=at, threads=threads, each=each, mix=mix) for _ in range(processes)]
+    outcomes = [answer(process) for process in started]
+    return outcomes, answer(run(env, "close"))
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def env(request: pytest.FixtureRequest, tmp_path: Path, product_env: Callable[..., Env], redis_url: str) -> Env:
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/race.sqlite3"
+    else:
+        base = str(request.getfixturevalue("postgres_url"))
+        name = f"race_{time.monotonic_ns()}"
+        with psycopg.connect(base, autocommit=True) as admin:
+            admin.execute(f'CREATE DATABASE "{name}"')
+        url = base.rsplit("/", 1)[0] + f"/{name}"
+    return product_env(database_url=url, redis_url=redis_url, CLOUDOPS_LOG_LEVEL="ERROR")
+
+
+def test_two_hundred_opens_at_once_give_exactly_forty(env: Env) -> None:
+    outcomes, end = race(env, processes=4, threads=10, each=5, mix=False)
+    assert [error for outcome in outcomes for error in outcome["errors"]] == []
+    assert sum(outcome["opened"] for outcome in outcomes) == 40
+    assert sum(outcome["refused"] for outcome in outcomes) == 160
+    assert max(outcome["most"] for outcome in outcomes) <= 40
+    assert end == {"before": 40, "closed": 40, "after": 0}
+
+
+def test_dropping_and_resuming_in_between_never_exceeds_it(env: Env) -> None:
+    outcomes, end = race(env, processes=3, threads=8, each=5, mix=True)
+    assert [error for outcome in outcomes for error in outcome["errors"]] == []
+    assert sum(outcome["opened"] for outcome in outcomes) >= 40
+    assert max(outcome["most"] for outcome in outcomes) <= 40
+    assert end["before"] <= 40
+    assert end["after"] == 0
