@@ -46,13 +46,13 @@ def _holders(scope: str, host: Host, vm: Vm, user: User, now: datetime) -> Sessi
 
 
 def _candidates(sessions: list[ConsoleSession], user: User, now: datetime) -> list[dict[str, Any]]:
-    """Own consoles whatever they do, and other people's idle ones: the longest idle first."""
-    found = [
-        session
-        for session in sessions
-        if session.user_id == user.pk
-        or (session.is_attached(now) and session.idle_seconds(now) >= IDLE_CANDIDATE_SECONDS)
-    ]
+    """Own consoles whatever they do, and other people's idle ones: the longest idle first.
+
+    When nobody else is idle, those at work may be asked all the same: a limit must leave somebody to turn to.
+    """
+    others = [session for session in sessions if session.user_id != user.pk and session.is_attached(now)]
+    idle = [session for session in others if session.idle_seconds(now) >= IDLE_CANDIDATE_SECONDS]
+    found = [session for session in sessions if session.user_id == user.pk] + (idle or others)
     found.sort(key=lambda session: -session.idle_seconds(now))
     seen = _visible(user)
     return [_candidate(session, user, now, seen) for session in found[:MAX_CANDIDATES]]

@@ -95,15 +95,15 @@ export class Page {
     this.#parts["step-problem"].replaceChildren(problemBox(problem));
     this.#parts["step-actions"].hidden = false;
     this.#parts["step-actions"].querySelector("[data-do=open]").hidden = !this.#facts.openUrl;
-    this.says(`${problem.title} ${problem.remedy}`);
   }
 
   limit(problem) {
+    const isNew = this.state !== "limit";
     this.#set("limit", "waiting for a slot", "notice");
     this.#only("limit");
     this.slots(problem.scope === "host" ? problem : {});
     this.onLimit(problem);
-    this.says(this.#parts["limit-words"].textContent);
+    if (isNew) this.#parts.limit.focus();
   }
 
   hello(message) {
@@ -169,8 +169,8 @@ export class Page {
     this.#parts["ended-remedy"].textContent = entry.remedy || "";
     this.#parts["ended-remedy"].hidden = !entry.remedy;
     this.#parts["open-again"].hidden = !this.#facts.openUrl;
-    if (this.#facts.openUrl) this.#parts["open-again"].focus();
-    this.says(`${entry.text} ${entry.remedy || ""}`);
+    // The focus on what comes next has the words read out; a live region would say them twice.
+    (this.#facts.openUrl ? this.#parts["open-again"] : this.#parts.ended).focus();
   }
 
   idle({ disconnect_in_seconds: left, idle_seconds: idle }) {
