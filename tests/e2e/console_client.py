@@ -16,6 +16,9 @@ from websockets.typing import Subprotocol
 
 from tests.e2e.api import Api
 
+RETURN, SHIFT = 0xFF0D, 0xFFE1
+SHIFTED = '~!@#$%^&*()_+{}|:"<>?'
+
 
 class ConsoleClient:
     """Opens the VM's console with the API token's right and keeps reading in a thread until the server closes."""
@@ -84,8 +87,11 @@ class ConsoleClient:
     def type(self, text: str) -> None:
         """Presses the keys of an ASCII text; newline is Return."""
         for letter in text:
-            keysym = 0xFF0D if letter == "\n" else ord(letter)
-            self.socket.send(struct.pack("!BBxxI", 4, 1, keysym) + struct.pack("!BBxxI", 4, 0, keysym))
+            shift = letter.isupper() or letter in SHIFTED
+            keys = ([SHIFT] if shift else []) + [RETURN if letter == "\n" else ord(letter)]
+            pressed = [struct.pack("!BBxxI", 4, 1, key) for key in keys]
+            released = [struct.pack("!BBxxI", 4, 0, key) for key in reversed(keys)]
+            self.socket.send(b"".join(pressed + released))
             time.sleep(0.02)
 
     def ask_for_picture(self) -> int:

@@ -53,7 +53,7 @@ TENANT_PAGES = {
     "my-activity": "/my/activity/",
     "my-vm": "/vms/{vm}/",
 }
-ANONYMOUS_PAGES = {"login": "/accounts/login/"}
+ANONYMOUS_PAGES = {"login": "/account/login/"}
 
 
 @pytest.fixture(scope="module")
