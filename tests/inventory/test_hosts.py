@@ -7,6 +7,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -214,13 +215,14 @@ class TestChange:
     def test_wrong_values_and_unknown_fields_change_nothing(self, cluster: Cluster, fakes: Fakes) -> None:
         fakes[URI] = FakeHypervisor()
         [host] = add(cluster)
-        for changes, field in [
+        wrong: list[tuple[dict[str, Any], str]] = [
             ({"console_limit_override": 0}, "console_limit_override"),
             ({"uri": "qemu+ext:///x"}, "uri"),
             ({"timeout_seconds": 0}, "timeout_seconds"),
             ({"connection": "up"}, "connection"),
             ({"tags": ["not a tag!"]}, "tags"),
-        ]:
+        ]
+        for changes, field in wrong:
             with pytest.raises(Invalid) as refusal:
                 hosts.change_host(host, by=ADMIN, now=NOW, **changes)
             assert field in str(refusal.value.numbers["fields"])

@@ -180,7 +180,7 @@ class TestScreenshot:
             raise RedisConnectionError("refused")
 
         for name in ("get", "set"):
-            monkeypatch.setattr(vms.cache, name, fail)
+            monkeypatch.setattr(cache, name, fail)
         assert [vms.screenshot(vm).data, vms.screenshot(vm).data] == [b"picture 1", b"picture 2"]
 
     def test_the_hypervisors_refusal_comes_through(self, vm: Vm, fakes: Fakes) -> None:
