@@ -1,0 +1,53 @@
+"""Interval jobs run once an interval in the whole installation, whoever asks and how often."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from cloudops.core.ticks import claim_tick
+from tests.conftest import Clock
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.django_db
+def test_one_claim_an_interval_and_a_changed_interval_acts_at_once(clock: Clock) -> None:
+    assert claim_tick("job", interval_seconds=300, now=clock.now)
+    assert not claim_tick("job", interval_seconds=300, now=clock.advance(299))
+    assert claim_tick("other", interval_seconds=300, now=clock.now)
+    assert claim_tick("job", interval_seconds=300, now=clock.advance(1))
+    assert not claim_tick("job", interval_seconds=300, now=clock.advance(10))
+    assert claim_tick("job", interval_seconds=10, now=clock.now)
+
+
+@pytest.mark.real
+def test_of_racing_processes_on_postgresql_one_wins(
+    postgres_url: str, redis_url: str, product_env: Callable[..., dict[str, str]]
+) -> None:
+    """Six processes ask 240 times for a tick that does not exist yet: the insert races as well as the update."""
+    name = f"ticks_{os.getpid()}_{time.monotonic_ns()}"
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"')
+    environment = product_env(database_url=postgres_url.rpartition("/")[0] + f"/{name}", redis_url=redis_url)
+    subprocess.run([sys.executable, "manage.py", "migrate", "-v0", "core"], cwd=ROOT, env=environment, check=True)
+    start = str(time.time() + 8)
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.core.racer", "job", start],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(6)
+    ]
+    won = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+    assert sum(won) == 1
