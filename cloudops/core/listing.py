@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import datetime as dt
 import io
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
+
+from cloudops.core import keyset
+from cloudops.core.keyset import Order
 
 PAGE_SIZE = 50
 CSV_ROWS = 20_000
 M = TypeVar("M", bound=models.Model)
 T = TypeVar("T")
-Order = Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +43,17 @@ def order_of(request: HttpRequest, orders: Mapping[str, Order], default: str) ->
 def order_of_key(orders: Mapping[str, Order], key: str) -> Order:
     """The columns of a sort key, all turned round by a leading hyphen."""
     columns = orders[key.lstrip("-")]
-    return [_turned(column) for column in columns] if key.startswith("-") else columns
+    return [keyset.turned(column) for column in columns] if key.startswith("-") else columns
 
 
 def page(rows: models.QuerySet[M], *, order: Order, cursor: str, size: int = PAGE_SIZE) -> Page[M]:
     """The page of ``rows`` at ``cursor``; a cursor that makes no sense means the first page."""
-    position = _decode(cursor, len(order))
+    position = _position(cursor, len(order))
     backwards = position is not None and position[0]
-    direction = [_turned(column) for column in order] if backwards else list(order)
+    direction = [keyset.turned(column) for column in order] if backwards else list(order)
     wanted = rows.order_by(*direction)
     try:
-        found = list((wanted.filter(_beyond(direction, position[1])) if position else wanted)[: size + 1])
+        found = list((wanted.filter(keyset.after(direction, position[1])) if position else wanted)[: size + 1])
     except (ValidationError, ValueError):
         return page(rows, order=order, cursor="", size=size)
     more, found = len(found) > size, found[:size]
@@ -63,45 +62,16 @@ def page(rows: models.QuerySet[M], *, order: Order, cursor: str, size: int = PAG
     has_next, has_previous = (True, more) if backwards else (more, position is not None)
     return Page(
         found,
-        _encode(found[-1], order, backwards=False) if found and has_next else "",
-        _encode(found[0], order, backwards=True) if found and has_previous else "",
+        keyset.encode(found[-1], order, backwards=False) if found and has_next else "",
+        keyset.encode(found[0], order, backwards=True) if found and has_previous else "",
     )
 
 
-def _turned(column: str) -> str:
-    return column[1:] if column.startswith("-") else f"-{column}"
-
-
-def _beyond(order: Order, values: Sequence[Any]) -> Q:
-    """Rows after the given one: (a, b) > (x, y) is a > x, or a = x and b > y; each column in its own direction."""
-    condition, same = Q(), Q()
-    for column, value in zip(order, values, strict=True):
-        name, compare = column.lstrip("-"), "lt" if column.startswith("-") else "gt"
-        condition |= same & Q(**{f"{name}__{compare}": value})
-        same &= Q(**{name: value})
-    return condition
-
-
-def _encode(row: models.Model, order: Order, *, backwards: bool) -> str:
-    values = [_value(row, column.lstrip("-")) for column in order]
-    raw = json.dumps([backwards, values], default=str, separators=(",", ":"))
-    return base64.urlsafe_b64encode(raw.encode()).decode().rstrip("=")
-
-
-def _value(row: Any, path: str) -> Any:
-    for name in path.split("__"):
-        row = getattr(row, name)
-    return row.isoformat() if isinstance(row, dt.datetime) else row
-
-
-def _decode(cursor: str, columns: int) -> tuple[bool, list[Any]] | None:
+def _position(cursor: str, columns: int) -> tuple[bool, list[Any]] | None:
     try:
-        backwards, values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if len(values) == columns and all(isinstance(value, str | int | float | bool) for value in values):
-            return bool(backwards), list(values)
-    except (ValueError, TypeError):
-        pass
-    return None
+        return keyset.decode(cursor, columns)
+    except ValueError:
+        return None
 
 
 def csv_response(name: str, columns: Sequence[tuple[str, Callable[[T], object]]], rows: Iterable[T]) -> HttpResponse:

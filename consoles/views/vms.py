@@ -173,7 +173,6 @@ def vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     vm = access.vm_for(user, vm_id)
     may = {right.name.lower(): rights.on_project(user, right, vm.project_id) for right in VmRight}
     sessions = ConsoleSession.objects.visible_to(user).filter(vm=vm).for_display()
-    subject = subject_of(vm)
     setting = runtime.current()
     context = {
         "vm": vm,
@@ -190,7 +189,7 @@ def vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
             for row in sessions.filter(status="closed").order_by("-ended_at")[:HISTORY_SHOWN]
         ],
         "foreign": limits.fresh_foreign(setting, now).filter(vm=vm),
-        "events": Event.objects.filter(subject_type=subject["subject_type"], subject_id=str(vm.pk))[:EVENTS_SHOWN],
+        "events": _events(vm, user),
         "actions": _power_buttons(vm, may["power"]),
         "why_not": why_no_console(vm, may=may["console"]),
         "may": may,
@@ -200,6 +199,14 @@ def vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
         context["projects"] = Project.objects.only("id", "name")
         context["offerings"] = Offering.objects.only("id", "name")
     return pages.show(request, "consoles/vm.html", context, fragment="consoles/_vm.html")
+
+
+def _events(vm: Vm, user: User) -> QuerySet[Event]:
+    """What happened to a VM; members of its project read only what happened while it was theirs."""
+    events = Event.objects.filter(subject_type=subject_of(vm)["subject_type"], subject_id=str(vm.pk))
+    if not rights.has(user, Right.FLEET_VIEW):
+        events = events.filter(project_id=vm.project_id)
+    return events[:EVENTS_SHOWN]
 
 
 _POWER_WORDS = {

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from cloudops.accounts.models import Membership, Project, Role, User
-from cloudops.core.models import Event, Operation
+from cloudops.core.models import Event, Operation, subject_of
 from cloudops.hypervisors.port import Kind, PowerState
 from cloudops.inventory.models import Cluster, Connection, Endpoint, Host, Offering, Tag, Vm
 from cloudops.managers.models import ServerProcess
@@ -37,11 +37,17 @@ class Installation:
 
 def _user(name: str, role: str, password: str) -> User:
     found = User.objects.filter(username=name).first()
-    return found or User.objects.create_user(name, f"{name}@example.net", password, role=role)
+    return found or User.objects.create_user(name, f"{name}@example.net", password or None, role=role)
 
 
 def build(
-    now: datetime, *, hosts: int = 3, vms_per_host: int = 4, sessions: int = 6, people: int = 0, password: str = PASSWORD
+    now: datetime,
+    *,
+    hosts: int = 3,
+    vms_per_host: int = 4,
+    sessions: int = 6,
+    people: int = 0,
+    password: str = PASSWORD,
 ) -> Installation:
     """Rows for an installation; every second VM belongs to the tenant's project."""
     cast = {name: _user(name, role, password) for name, role in _CAST.items()}
@@ -74,7 +80,9 @@ def _hosts(now: datetime, clusters: list[Cluster], count: int) -> list[Host]:
     kinds = [Kind.LIBVIRT, Kind.SIMULATED]
     endpoints = Endpoint.objects.bulk_create(
         [
-            Endpoint(kind=kinds[n % 2], uri=f"qemu+tls://kvm-{n:03}/system" if n % 2 == 0 else f"simulated://sim-{n:03}")
+            Endpoint(
+                kind=kinds[n % 2], uri=f"qemu+tls://kvm-{n:03}/system" if n % 2 == 0 else f"simulated://sim-{n:03}"
+            )
             for n in range(count)
         ]
     )
@@ -137,7 +145,9 @@ def _sessions(
     ]  # fmt: skip
     reasons = list(ClosedReason)
     for n in range(count):
-        row = _session(now - timedelta(minutes=20 + 7 * n % 90), vms[n % len(vms)], users[n % len(users)], process, 1000 + n)
+        row = _session(
+            now - timedelta(minutes=20 + 7 * n % 90), vms[n % len(vms)], users[n % len(users)], process, 1000 + n
+        )
         row.status, row.ended_at = "closed", now - timedelta(minutes=5 + 3 * n % 60)
         row.closed_reason, row.closed_by = reasons[n % len(reasons)], "reaper"
         rows.append(row)
@@ -162,36 +172,61 @@ def _session(now: datetime, vm: Vm, user: User, process: ServerProcess, n: int) 
         process=None if pending else process,
         created_at=opened,
         connected_at=None if pending else opened + timedelta(seconds=2),
-        last_input_at=None if pending else now - timedelta(seconds=37 * n % 880),
+        last_input_at=None if pending else now - timedelta(seconds=61 * n % 880),
         client_address=f"198.51.100.{n % 250}",
     )
 
 
 def _happenings(now: datetime, hosts: list[Host], vms: list[Vm], admin: User, project: Project) -> Operation:
     vm, host = (vms[0] if vms else None), (hosts[0] if hosts else None)
-    kinds = [("vm.power_changed", vm, "off", "running"), ("host.up", host, "unreachable", "up"), ("vm.assigned", vm, "", "")]
-    Event.objects.bulk_create(
-        [
-            Event(
-                at=now - timedelta(minutes=n), kind=kind, severity="warning" if n % 5 == 0 else "info", actor_kind="user",
-                actor_name=admin.username, actor_user_id=admin.pk, address="198.51.100.7", from_state=before, to_state=after,
-                subject_type=subject._meta.label_lower if subject else "", subject_id=str(subject.pk) if subject else "",
-                subject_name=str(subject) if subject else "", project_id=project.pk, data={"n": n} if n % 3 == 0 else {},
-            )
-            for n in range(60)
-            for kind, subject, before, after in [kinds[n % 3]]
-        ]
-    )  # fmt: skip
-    steps = [{"name": "Ask the hypervisor", "status": "done", "detail": ""}, {"name": "Wait for it", "status": "running", "detail": "12 s"}]
-    running = Operation.objects.create(
-        kind="vm.power", title="Start web-000-0", status="running", subject_type="inventory.vm", subject_id="x", steps=steps,
-        subject_name="web-000-0", project_id=project.pk, requested_by_id=admin.pk, requested_by_name=admin.username,
-        progress_percent=50, created_at=now, started_at=now, heartbeat_at=now,
-    )  # fmt: skip
-    Operation.objects.create(
-        kind="vm.power", title="Stop db-000-1", status="failed", subject_type="inventory.vm", subject_id="y", steps=steps,
-        subject_name="db-000-1", requested_by_id=admin.pk, requested_by_name=admin.username, progress_percent=50,
-        created_at=now - timedelta(minutes=3), ended_at=now - timedelta(minutes=2), error_code="hypervisor-timeout",
-        error_detail="The host did not answer within 10 s.", error_remedy="Look at its load and at its libvirtd log.",
-    )  # fmt: skip
-    return running
+    kinds = [
+        ("vm.power_changed", vm, "off", "running"),
+        ("host.up", host, "unreachable", "up"),
+        ("vm.assigned", vm, "", ""),
+    ]
+    for n in range(60):
+        kind, subject, before, after = kinds[n % 3]
+        Event(
+            at=now - timedelta(minutes=60 - n),
+            kind=kind,
+            severity="warning" if n % 5 == 0 else "info",
+            actor_kind="user",
+            actor_name=admin.username,
+            actor_user_id=admin.pk,
+            address="198.51.100.7",
+            from_state=before,
+            to_state=after,
+            project_id=project.pk,
+            data={"n": n} if n % 3 == 0 else {},
+            **(subject_of(subject) if subject else {}),
+        ).save()
+    _operation(now, admin, None, status="failed", title="Stop db-000-1", subject_id="y", error="hypervisor-timeout")
+    return _operation(now, admin, project, status="running", title="Start web-000-0", subject_id="x")
+
+
+def _operation(
+    now: datetime, admin: User, project: Project | None, *, status: str, title: str, subject_id: str, error: str = ""
+) -> Operation:
+    return Operation.objects.create(
+        kind="vm.power",
+        title=title,
+        status=status,
+        subject_type="inventory.vm",
+        subject_id=subject_id,
+        subject_name=title.split()[1],
+        project_id=project.pk if project else None,
+        requested_by_id=admin.pk,
+        requested_by_name=admin.username,
+        progress_percent=50,
+        steps=[
+            {"name": "Ask the hypervisor", "status": "done", "detail": ""},
+            {"name": "Wait for it", "status": "failed" if error else "running", "detail": "10 s"},
+        ],
+        created_at=now - timedelta(minutes=3),
+        started_at=now - timedelta(minutes=3),
+        heartbeat_at=now,
+        ended_at=now - timedelta(minutes=2) if error else None,
+        error_code=error,
+        error_detail="The host did not answer within 10 s." if error else "",
+        error_remedy="Look at its load and at its libvirtd log." if error else "",
+    )

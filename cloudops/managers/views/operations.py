@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
@@ -33,21 +33,12 @@ _COLUMNS = [
 ]
 
 
-def visible_to(user: User) -> QuerySet[Operation]:
-    """Everybody's for people who work with the fleet; else one's own and those of one's projects."""
-    if user.sees_fleet:
-        return Operation.objects.all()
-    return Operation.objects.filter(
-        Q(requested_by_id=user.pk) | Q(project_id__in=user.memberships.values("project_id"))
-    )
-
-
 @require_safe
 @signed_in
 def operation_list(request: HttpRequest) -> HttpResponse:
     """Every job one may see, newest first."""
     wanted = pages.filters(request, "status", "q")
-    found = visible_to(person(request))
+    found = operations.visible_to(person(request))
     if status := wanted.get("status"):
         found = found.filter(status__in=_RUNNING) if status == "running" else found.filter(status=status)
     if text := wanted.get("q"):
@@ -80,7 +71,7 @@ def _topics(user: User, rows: list[Operation]) -> str:
 @signed_in
 def operation(request: HttpRequest, operation_id: UUID) -> HttpResponse:
     """One job with its steps, and its error with the remedy."""
-    found = get_object_or_404(visible_to(person(request)), pk=operation_id)
+    found = get_object_or_404(operations.visible_to(person(request)), pk=operation_id)
     return pages.show(request, "managers/operation.html", {"operation": found}, fragment="managers/_operation.html")
 
 
@@ -104,6 +95,6 @@ def tray(request: HttpRequest) -> HttpResponse:
 @signed_in
 def read(request: HttpRequest, operation_id: UUID) -> HttpResponse:
     """The failure was seen; it leaves the tray."""
-    found = get_object_or_404(visible_to(person(request)), pk=operation_id)
+    found = get_object_or_404(operations.visible_to(person(request)), pk=operation_id)
     operations.mark_read(found, now=timezone.now())
     return pages.done(request, "Marked as seen.", to=pages.back(request, "/operations/"))
