@@ -46,9 +46,7 @@ class EventHub:
                 threading.Thread(target=self._deliver, args=(self._queue,), name=self._name, daemon=True).start()
 
         def cancel() -> None:
-            with subscription.lock:
-                subscription.active = False
-            self._remove(subscription)
+            self._end(subscription)
 
         return cancel
 
@@ -63,11 +61,12 @@ class EventHub:
         with self._lock:
             subscriptions = tuple(self._subscriptions)
         for subscription in subscriptions:
-            with subscription.lock:
-                subscription.active = False
-            self._remove(subscription)
+            self._end(subscription)
 
-    def _remove(self, subscription: _Subscription) -> None:
+    def _end(self, subscription: _Subscription) -> None:
+        subscription.active = False  # before the lock: no further event gets ahead of us
+        with subscription.lock:
+            pass  # a call under way has ended
         with self._lock:
             if subscription in self._subscriptions:
                 self._subscriptions.remove(subscription)

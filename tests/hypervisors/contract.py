@@ -237,6 +237,8 @@ class HypervisorContract:
         hypervisor.close()
         with pytest.raises(Unreachable):
             hypervisor.hosts()
+        with pytest.raises(Unreachable):
+            hypervisor.subscribe(Events())
 
     def test_the_probe_names_every_step(self, subject: Subject) -> None:
         steps = registry.probe(replace(subject.spec, key="unsaved"))

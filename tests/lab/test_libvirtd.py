@@ -130,6 +130,17 @@ def test_the_guest_is_built_once() -> None:
     assert image.initrd.stat().st_mtime_ns == before.st_mtime_ns
 
 
+def test_without_root_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ServiceError, match="sudo"):
+        LibvirtHost(tmp_path, "nobody").start()
+
+
+def test_a_socket_path_too_long_is_refused_early(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="shorter state directory"):
+        LibvirtHost(tmp_path / ("x" * 100), "long").start()
+
+
 def test_the_archive_is_what_cpio_reads(tmp_path: Path) -> None:
     archive = CpioArchive()
     archive.directory("etc")

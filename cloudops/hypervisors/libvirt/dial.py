@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from cloudops.hypervisors.bulkhead import Bulkhead
 from cloudops.hypervisors.libvirt.uri import LibvirtUri, Transport
@@ -23,6 +23,7 @@ from cloudops.hypervisors.port import AuthenticationFailed, CertificateMismatch,
 CLIENT_CERTIFICATE = Path("/etc/pki/libvirt/clientcert.pem")
 CLIENT_KEY = Path("/etc/pki/libvirt/private/clientkey.pem")
 CA_CERTIFICATE = Path("/etc/pki/CA/cacert.pem")
+GROUP_REMEDY = "Add the user CloudOps runs as to the group that may use the socket (usually libvirt)."
 DAEMON_REMEDY = "Start libvirt on the host (systemctl start libvirtd), or correct the path in the URI."
 
 
@@ -43,7 +44,7 @@ class Dialer:
         """When a stage must have ended, on the monotonic clock."""
         self._uri = uri
         self._pin = certificate_sha256.replace(":", "").lower()
-        self._addresses: list[tuple[int, tuple[str, int]]] = []
+        self._addresses: list[tuple[int, tuple[Any, ...]]] = []
         self._path = Path()
         self._ssh: subprocess.Popen[bytes] | None = None
         self._ssh_words: IO[bytes] | None = None
@@ -97,10 +98,13 @@ class Dialer:
     def _find_socket(self) -> str:
         candidates = self._uri.socket_candidates()
         for path in candidates:
-            with contextlib.suppress(PermissionError):
-                if path.exists():
-                    self._path = path
-                    return str(path)
+            try:
+                found = path.exists()
+            except PermissionError as error:
+                raise AuthenticationFailed(f"{path}: {error.strerror}.", remedy=GROUP_REMEDY) from error
+            if found:
+                self._path = path
+                return str(path)
         raise Unreachable(f"No socket at {' or '.join(map(str, candidates))}.", remedy=DAEMON_REMEDY)
 
     def _connect_unix(self) -> str:
@@ -110,9 +114,7 @@ class Dialer:
             line.connect(str(self._path))
         except PermissionError as error:
             line.close()
-            raise AuthenticationFailed(
-                f"{self._path}: {error.strerror}.", remedy="Add the user CloudOps runs as to the group libvirt."
-            ) from error
+            raise AuthenticationFailed(f"{self._path}: {error.strerror}.", remedy=GROUP_REMEDY) from error
         except OSError as error:
             line.close()
             raise Unreachable(f"{self._path}: {error.strerror or error}.", remedy=DAEMON_REMEDY) from error
@@ -134,15 +136,16 @@ class Dialer:
             ) from error
         finally:
             lane.close()
-        self._addresses = [(family, (address[0], address[1])) for family, _, _, _, address in found]  # type: ignore[misc]
-        return ", ".join(dict.fromkeys(address for _, (address, _) in self._addresses))
+        self._addresses = [(family, address) for family, _, _, _, address in found]
+        return ", ".join(dict.fromkeys(str(address[0]) for _, address in self._addresses))
 
     def _connect_tcp(self) -> str:
         problems = []
-        for family, address in self._addresses:
+        for number, (family, address) in enumerate(self._addresses):
             line = socket.socket(family, socket.SOCK_STREAM)
             try:
-                line.settimeout(self._remaining())
+                # An address that does not answer leaves time for the others.
+                line.settimeout(self._remaining() / (len(self._addresses) - number))
                 line.connect(address)
             except TimeoutError:
                 line.close()

@@ -18,6 +18,7 @@ from cloudops.hypervisors.libvirt.backoff import Backoff
 from cloudops.hypervisors.libvirt.domains import VncDisplay, power_state, read_domain, vm_facts
 from cloudops.hypervisors.libvirt.hosts import HostReader
 from cloudops.hypervisors.libvirt.pool import SessionPool
+from cloudops.hypervisors.libvirt.probe import probe
 from cloudops.hypervisors.libvirt.session import Session
 from cloudops.hypervisors.libvirt.uri import parse_uri
 from cloudops.hypervisors.libvirt.watch import EventWatch
@@ -36,6 +37,7 @@ from cloudops.hypervisors.port import (
     ProbeStep,
     Screenshot,
     Transport,
+    Unreachable,
     VmFacts,
     VmNotFound,
     VmNotRunning,
@@ -77,25 +79,7 @@ class LibvirtHypervisor:
         self._hub.close()
 
     def probe(self) -> Sequence[ProbeStep]:
-        session = Session(self.spec, self._uri, on_event=lambda _event: None)
-        deadline = time.monotonic() + self.spec.timeout_seconds
-        steps: list[ProbeStep] = []
-        try:
-            for stage in session.stages:
-                began = time.monotonic()
-                try:
-                    detail, error = session.run(stage, deadline), None
-                except HypervisorError as failure:
-                    detail, error = str(failure), failure
-                elapsed_ms = (time.monotonic() - began) * 1000
-                remedy = error.remedy if error else ""
-                steps.append(ProbeStep(stage.name, error is None, detail, remedy, elapsed_ms))
-                if error:
-                    return steps
-            steps.append(self._probe_facts(session, deadline))
-        finally:
-            session.close("the test is over")
-        return steps
+        return probe(self.spec, self._uri)
 
     def hosts(self) -> Sequence[HostFacts]:
         return [self._call(self._hosts.read)]
@@ -185,7 +169,11 @@ class LibvirtHypervisor:
 
     def subscribe(self, sink: EventSink) -> Callable[[], None]:
         cancel = self._hub.subscribe(sink)
-        self._watch.start()
+        try:
+            self._watch.start()
+        except Unreachable:
+            cancel()
+            raise
         return cancel
 
     def _watching_session(self, on_end: Callable[[Session, str], None]) -> Session:
@@ -196,23 +184,6 @@ class LibvirtHypervisor:
         deadline = time.monotonic() + self.spec.timeout_seconds
         with self._pool.session(deadline) as session:
             return session.call(function, deadline)
-
-    def _probe_facts(self, session: Session, deadline: float) -> ProbeStep:
-        began = time.monotonic()
-
-        def read(handle: Any) -> str:
-            host = self._hosts.read(handle)
-            vms = handle.listAllDomains(0)
-            return (
-                f"{host.cpu_threads} CPU threads, {host.memory_mib / 1024:.1f} GiB memory, {len(vms)} VMs; consoles "
-                + ("through the local socket" if self._uri.is_local else "through each VM's VNC port")
-            )
-
-        try:
-            detail, remedy, ok = session.call(read, deadline), "", True
-        except HypervisorError as error:
-            detail, remedy, ok = str(error), error.remedy, False
-        return ProbeStep("Read the host and its VMs", ok, detail, remedy, (time.monotonic() - began) * 1000)
 
 
 def read_vnc_clients(answer: dict[str, Any]) -> Sequence[ConsoleConnection]:

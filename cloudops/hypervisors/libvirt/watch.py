@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from cloudops.hypervisors.hub import EventHub
 from cloudops.hypervisors.libvirt.backoff import Backoff
 from cloudops.hypervisors.libvirt.session import Session
-from cloudops.hypervisors.port import EventKind, HypervisorError, HypervisorEvent
+from cloudops.hypervisors.port import EventKind, HypervisorError, HypervisorEvent, Unreachable
 
 CHECK_SECONDS = 1.0
 
@@ -37,8 +37,11 @@ class EventWatch:
         self._closed = False
 
     def start(self) -> None:
-        """For a new subscriber: starts the thread, or says again how things stand."""
+        """For a new subscriber: starts the thread, or says again how things stand. Raises
+        :class:`Unreachable` after :meth:`close`."""
         with self._changed:
+            if self._closed:
+                raise Unreachable("This connection was closed.")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="libvirt watch", daemon=True)
                 self._thread.start()
