@@ -21,6 +21,10 @@ STATE_SLOTS = 16
 """How many hosts may run at once from one cache directory: other test runs, xdist workers, hosts for faults."""
 
 
+BOOT_SECONDS = 110.0
+"""A guest boots within 6 s on an idle machine; the machine may be busy with many other tests."""
+
+
 def lab_cache() -> Path:
     return Path(os.environ.get("CLOUDOPS_LAB_CACHE", ROOT / "var" / "lab"))
 
@@ -57,7 +61,7 @@ def real_host() -> Iterator[LibvirtHost]:
         for name in ("alpha", "beta"):
             host.ensure_guest(GuestSpec(name, image))
         for name in ("alpha", "beta"):
-            host.wait_booted(name)
+            host.wait_booted(name, timeout_seconds=BOOT_SECONDS)
         yield host
     finally:
         host.stop()

@@ -179,7 +179,7 @@ class Session:
         return f"QEMU {version_text(self._handle.getVersion())}"
 
     def _start_keepalive(self) -> str:
-        interval = self._spec.keepalive_seconds
+        interval = max(1, self._spec.keepalive_seconds)
         # libvirt gives up after interval x (count + 1) seconds: that is to happen before the endpoint's timeout.
         count = max(1, math.ceil(self._spec.timeout_seconds / interval) - 2)
         self._handle.setKeepAlive(interval, count)
