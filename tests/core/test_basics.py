@@ -6,6 +6,7 @@ import io
 import ipaddress
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -188,11 +189,12 @@ class TestEnvironment:
     def test_a_value_that_cannot_be_understood_says_how_to_mend_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(env, "VARIABLES", {})
         monkeypatch.setenv("CLOUDOPS_X", "perhaps")
-        for read, example in [
+        reads: list[tuple[Callable[[], object], str]] = [
             (lambda: env.env_int("CLOUDOPS_X", 5, "h"), "whole number, for example 5"),
             (lambda: env.env_bool("CLOUDOPS_X", True, "h"), "true or false"),
             (lambda: env.env_str("CLOUDOPS_X", "a", "h", choices=("a", "b")), "one of: a, b"),
-        ]:
+        ]
+        for read, example in reads:
             with pytest.raises(env.MisconfiguredError, match=example) as error:
                 read()
             assert "CLOUDOPS_X" in str(error.value)

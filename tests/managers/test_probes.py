@@ -152,19 +152,19 @@ class TestMetricsAccess:
         _, secret = tokens.create(
             user=user(role), label="prometheus", scopes=[Scope.READ], days=1, by=BY, now=timezone.now()
         )
-        header = {"HTTP_AUTHORIZATION": f"Bearer {secret}"}
-        assert Client().get("/metrics", REMOTE_ADDR=STRANGER, **header).status_code == status
-        wrong = {"HTTP_AUTHORIZATION": f"Bearer {secret}x"}
-        assert Client().get("/metrics", REMOTE_ADDR=STRANGER, **wrong).status_code == 403
+        header = {"Authorization": f"Bearer {secret}"}
+        assert Client().get("/metrics", REMOTE_ADDR=STRANGER, headers=header).status_code == status
+        wrong = {"Authorization": f"Bearer {secret}x"}
+        assert Client().get("/metrics", REMOTE_ADDR=STRANGER, headers=wrong).status_code == 403
 
     def test_by_address_and_never_through_a_proxy_that_is_not_trusted(self, settings: Settings) -> None:
         assert Client().get("/metrics", REMOTE_ADDR="127.0.0.1").status_code == 200
-        forwarded = {"HTTP_X_FORWARDED_FOR": STRANGER}
-        assert Client().get("/metrics", REMOTE_ADDR="127.0.0.1", **forwarded).status_code == 403
+        forwarded = {"X-Forwarded-For": STRANGER}
+        assert Client().get("/metrics", REMOTE_ADDR="127.0.0.1", headers=forwarded).status_code == 403
         settings.TRUSTED_PROXIES = [ipaddress.ip_network("127.0.0.1")]
-        assert Client().get("/metrics", REMOTE_ADDR="127.0.0.1", **forwarded).status_code == 403
+        assert Client().get("/metrics", REMOTE_ADDR="127.0.0.1", headers=forwarded).status_code == 403
         settings.METRICS_ALLOWED = [ipaddress.ip_network("203.0.113.0/24")]
-        assert Client().get("/metrics", REMOTE_ADDR="127.0.0.1", **forwarded).status_code == 200
+        assert Client().get("/metrics", REMOTE_ADDR="127.0.0.1", headers=forwarded).status_code == 200
         assert Client().get("/metrics", REMOTE_ADDR="nonsense").status_code == 403
 
 
