@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from consoles.relay import splice
-from consoles.relay.links import Hold, ReadGate
+from consoles.relay.links import Hold, ReadGate, close_bounded
 from consoles.relay.runtime import UPSTREAM_READ_BYTES, loop_state
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from consoles.relay.links import BrowserLink
 
 WRITE_HIGH_BYTES: Final = 64 * 1024
-CLOSE_SECONDS: Final = 2.0
 # Below this a copy is cheaper than a loan of the shared buffer.
 COPY_BELOW_BYTES: Final = 8 * 1024
 
@@ -127,10 +126,3 @@ class UpstreamFlow(asyncio.BufferedProtocol):
         if self.splicing is not None:
             self.splicing.leave()
         close_bounded(self._loop, self._transport)
-
-
-def close_bounded(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
-    """Closes after what is buffered was sent, or without it when the peer does not take it in time."""
-    transport.close()
-    if transport.get_write_buffer_size():
-        loop.call_later(CLOSE_SECONDS, transport.abort)

@@ -63,6 +63,29 @@ class ReadGate:
             self._loop.call_soon(self.release, Hold.TURN)
 
 
+CLOSE_SECONDS: Final = 2.0
+
+
+def waiting_bytes(transport: asyncio.Transport) -> int:
+    """What waits in the transport to be sent. Once it closes it cannot be asked (uvloop's TLS transport raises)."""
+    return 0 if transport.is_closing() else transport.get_write_buffer_size()
+
+
+def close_bounded(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+    """Closes after what is buffered was sent, or without it when the peer does not take it in time.
+
+    Also a TLS peer that never answers the shutdown, and a transport that was closing already, are cut off.
+    """
+    at_once = (
+        not transport.is_closing()
+        and not transport.get_write_buffer_size()
+        and transport.get_extra_info("ssl_object") is None
+    )
+    transport.close()
+    if not at_once:
+        loop.call_later(CLOSE_SECONDS, transport.abort)
+
+
 class BrowserLink(Protocol):
     """The way to one browser."""
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 ENABLED = sys.platform == "linux" and hasattr(os, "splice")
 
-# What one console may move in one turn of the loop.
+# What one console may move in one turn of the loop, in one frame. A browser's script sees a message only when all of it
+# is there, so frames start small and grow only while the browser keeps pace.
 SPLICE_BYTES: Final = 1024 * 1024
-# A browser's script sees a message only when all of it is there, so frames stay smaller than what is moved at once.
-FRAME_BYTES: Final = 256 * 1024
+_FIRST_BYTES: Final = 128 * 1024
 _FEW_BYTES: Final = 32 * 1024
 _FEW_TURNS: Final = 8
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if ENABLED else 0
@@ -87,9 +87,9 @@ class SplicePump:
         "_flow",
         "_head",
         "_left",
+        "_limit",
         "_loop",
         "_pipe",
-        "_queued",
         "_source",
         "_state",
         "_target",
@@ -110,8 +110,8 @@ class SplicePump:
         self._target = target
         self._loop = asyncio.get_running_loop()
         self._head = b""
-        self._left = 0  # payload of the frame under way that is not sent
-        self._queued = 0  # what else is in the pipe
+        self._left = 0
+        self._limit = _FIRST_BYTES
         self._few = 0
         self._pipe: Pipe | None = None  # only while a frame is stuck
         self._loop.add_reader(source.fileno(), self._fill)
@@ -119,16 +119,16 @@ class SplicePump:
     @property
     def waiting_bytes(self) -> int:
         """What of a stuck frame is still to be sent."""
-        return self._left + self._queued + len(self._head)
+        return self._left + len(self._head)
 
     def _fill(self) -> None:
-        """One turn: what has come."""
+        """One turn: what has come, as one frame."""
         if self._browser.unsent_bytes():
             self.leave()
             return
         pipe = self._state.pipes.current()
         try:
-            size = os.splice(self._source.fileno(), pipe.write_fd, pipe.size, flags=_FLAGS)
+            size = os.splice(self._source.fileno(), pipe.write_fd, min(self._limit, pipe.size), flags=_FLAGS)
         except BlockingIOError:
             return
         except OSError:
@@ -137,7 +137,7 @@ class SplicePump:
             self.leave()
             return
         self._flow.moved(size)
-        self._queued = size
+        self._head, self._left = header(size), size
         self._few = self._few + 1 if size < _FEW_BYTES else 0
         if not self._drain(pipe):
             self._pipe = self._state.pipes.lend()
@@ -146,26 +146,23 @@ class SplicePump:
             self._browser.frame_stuck(self)
         elif self._few >= _FEW_TURNS:
             self.leave()
+        else:
+            self._limit = min(self._limit * 2, SPLICE_BYTES)
 
     def _drain(self, pipe: Pipe) -> bool:
-        """Sends what is in the pipe, as frames; whether that was all of it."""
+        """Sends what is there of the frame; whether that was all of it."""
         try:
-            while self._queued or self._left or self._head:
-                if not self._left and not self._head:
-                    self._left = min(self._queued, FRAME_BYTES)
-                    self._queued -= self._left
-                    self._head = header(self._left)
-                if self._head:
-                    sent = self._target.send(self._head, socket.MSG_MORE | socket.MSG_DONTWAIT)
-                    self._head = self._head[sent:]
-                else:
-                    self._left -= os.splice(pipe.read_fd, self._target.fileno(), self._left, flags=_FLAGS)
+            if self._head:
+                sent = self._target.send(self._head, socket.MSG_MORE | socket.MSG_DONTWAIT)
+                self._head = self._head[sent:]
+            while self._left and not self._head:
+                self._left -= os.splice(pipe.read_fd, self._target.fileno(), self._left, flags=_FLAGS)
         except BlockingIOError:
             return False
         except OSError:  # the browser is gone
             self._browser.abort()
             return False
-        return True
+        return not self._left and not self._head
 
     def _more(self) -> None:
         """The browser takes data again."""

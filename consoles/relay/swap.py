@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from consoles.relay.flow import CLOSE_SECONDS, COPY_BELOW_BYTES, WRITE_HIGH_BYTES, close_bounded
+from consoles.relay.flow import COPY_BELOW_BYTES, WRITE_HIGH_BYTES
 from consoles.relay.frames import (
     BINARY,
     CLOSE,
@@ -21,7 +21,7 @@ from consoles.relay.frames import (
     header,
     parse_close,
 )
-from consoles.relay.links import Hold, ReadGate
+from consoles.relay.links import CLOSE_SECONDS, Hold, ReadGate, close_bounded, waiting_bytes
 from consoles.relay.runtime import BROWSER_READ_BYTES, loop_state
 from consoles.relay.splice import SplicePump, SpliceTarget, plain_socket
 
@@ -255,7 +255,7 @@ class SwappedBrowser(asyncio.BufferedProtocol):
 
     def unsent_bytes(self) -> int:
         stuck = 0 if self._stuck is None else self._stuck.waiting_bytes
-        return self._transport.get_write_buffer_size() + stuck
+        return waiting_bytes(self._transport) + stuck
 
     def hold_reading(self) -> None:
         self._gate.hold(Hold.PEER)

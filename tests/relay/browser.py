@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -32,9 +33,10 @@ class Browser:
         *,
         meanwhile: Callable[[asyncio.StreamWriter], Awaitable[None]] | None = None,
         extensions: str = "",
+        tls: ssl.SSLContext | None = None,
     ) -> Browser:
         """Opens the WebSocket; ``meanwhile`` runs between the request and the reading of its answer."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20, ssl=tls)
         lines = [
             "GET /ws/console/ HTTP/1.1",
             f"Host: 127.0.0.1:{port}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -13,7 +14,7 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from cloudops.hypervisors.port import ConsoleEndpoint
+from cloudops.hypervisors.port import ConsoleEndpoint, Transport
 from consoles.reasons import ClosedReason
 from consoles.relay import (
     ConsoleHooks,
@@ -25,9 +26,11 @@ from consoles.relay import (
     refuse,
     serve_console,
     splice,
+    tls,
 )
 from consoles.relay.server import RelayProtocol
 from tests.relay.browser import CONTROL, Browser
+from tests.relay.certificates import certificate
 from tests.relay.vnc import VncScript, VncServer
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -97,6 +100,7 @@ class Lab:
         self.browsers: list[Browser] = []
         self.port = 0
         self._numbers = itertools.count(1)
+        self.tls: ssl.SSLContext | None = None
         self.server: uvicorn.Server | None = None
 
     async def start(self) -> None:
@@ -104,6 +108,7 @@ class Lab:
         splice.ENABLED = self.path == "splice"
         config = uvicorn.Config(self.app, ws=ws, lifespan="off", log_config=None, http="httptools", interface="asgi3")
         config.load()
+        config.ssl = self.tls
         sock = socket.create_server(("127.0.0.1", 0))
         self.port = sock.getsockname()[1]
         self.server = uvicorn.Server(config)
@@ -154,6 +159,8 @@ class Lab:
         return server
 
     async def browser(self, subprotocols: tuple[str, ...] = CONTROL, **options: Any) -> Browser:
+        if self.tls is not None:
+            options["tls"] = tls.verified(ConsoleEndpoint(Transport.TLS, ca_pem=certificate().pem), "127.0.0.1").context
         browser = await Browser.connect(self.port, subprotocols, **options)
         self.browsers.append(browser)
         return browser
@@ -193,6 +200,20 @@ def _runner(scenario: Scenario) -> Callable[[str, str], None]:
     test.__module__ = scenario.__module__
     test.__doc__ = scenario.__doc__
     return test
+
+
+def over_tls(scenario: Scenario) -> Any:
+    """The scenario with a web server that ends TLS itself, on every path and loop."""
+
+    async def encrypted(lab: Lab) -> None:
+        await lab.stop()
+        lab.tls = certificate().server
+        await lab.start()
+        await scenario(lab)
+
+    encrypted.__name__ = encrypted.__qualname__ = scenario.__name__
+    encrypted.__module__, encrypted.__doc__ = scenario.__module__, scenario.__doc__
+    return on_every_path(encrypted)
 
 
 def on_every_path(scenario: Scenario) -> Any:

@@ -7,13 +7,17 @@ import struct
 from unittest import mock
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
+from cloudops.hypervisors.port import ConsoleEndpoint, Transport
 from consoles.reasons import ClosedReason, Refused
 from consoles.relay import ConsolePolicy, live_consoles, swap
 from consoles.relay.frames import BINARY, CLOSE, masked_frame
 from tests.relay.browser import KEY_A
-from tests.relay.lab import Hooks, Lab, on_every_path, on_fast_path, until
-from tests.relay.vnc import SERVER_INIT, VncScript
+from tests.relay.certificates import certificate
+from tests.relay.lab import Hooks, Lab, on_every_path, on_fast_path, over_tls, until
+from tests.relay.vnc import SERVER_INIT, VncScript, VncServer
 
 UPDATE_REQUEST = b"\3\1\0\0\0\0\2\x80\1\xe0"
 
@@ -53,6 +57,71 @@ async def test_large_clipboard_arrives_whole(lab: Lab) -> None:
     browser.send(text)
     await until(lambda: len(vnc.received) == 1 + len(text))
     assert lab.hooks[0].outcomes == []
+
+
+@over_tls
+async def test_a_web_server_that_ends_tls_itself(lab: Lab) -> None:
+    browser, vnc = await lab.open()
+    picture = bytes(range(256)) * 8192
+    vnc.writer.write(picture)
+    assert await browser.data(len(picture)) == picture
+    browser.send(KEY_A * 2000)
+    await until(lambda: vnc.received == b"\1" + KEY_A * 2000)
+    lab.console.close(ClosedReason.RIGHT_REVOKED)
+    assert (await browser.closed())[0] == 4421
+    await asyncio.wait_for(vnc.closed.wait(), 1.0)
+
+
+@on_every_path
+async def test_a_vnc_server_behind_vencrypt(lab: Lab) -> None:
+    vnc = await lab.vnc(VncScript(types=(19,), vencrypt=(260,), tls=certificate().server))
+    lab.endpoint = vnc.endpoint(ca_pem=certificate().pem)
+    await relays_both_ways(lab, vnc)
+
+
+@on_every_path
+async def test_a_vnc_server_behind_a_secure_websocket(lab: Lab) -> None:
+    vnc = await lab.vnc()
+
+    async def bridge(outside: ServerConnection) -> None:
+        reader, writer = await asyncio.open_connection(vnc.host, vnc.port)
+
+        async def down() -> None:
+            while data := await reader.read(65536):
+                await outside.send(data)
+            await outside.close()
+
+        task = asyncio.create_task(down())
+        try:
+            async for message in outside:
+                assert isinstance(message, bytes)
+                writer.write(message)
+        finally:
+            writer.close()
+            task.cancel()
+
+    async with serve(
+        bridge, "127.0.0.1", 0, ssl=certificate().server, subprotocols=[Subprotocol("binary")], compression=None
+    ) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        lab.endpoint = ConsoleEndpoint(
+            Transport.WSS, url=f"wss://127.0.0.1:{port}/ticket", certificate_sha256=certificate().sha256
+        )
+        await relays_both_ways(lab, vnc)
+
+
+async def relays_both_ways(lab: Lab, vnc: VncServer) -> None:
+    """A large picture down, many keys up, and the end of the VNC side seen."""
+    browser = await lab.browser()
+    await browser.rfb()
+    assert await browser.data(28) == SERVER_INIT
+    picture = bytes(range(256)) * 8192
+    vnc.writer.write(picture)
+    assert await browser.data(len(picture)) == picture
+    browser.send(KEY_A * 2000)
+    await until(lambda: vnc.received == b"\1" + KEY_A * 2000)
+    vnc.writer.close()
+    assert (await browser.closed())[0] == 4433
 
 
 @on_every_path
