@@ -142,6 +142,7 @@ MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 MFA_TOTP_ISSUER = "CloudOps"
 MFA_ADAPTER = "cloudops.accounts.adapters.MfaAdapter"
 SOCIALACCOUNT_ONLY = False
+OIDC_ORIGIN = "{0.scheme}://{0.netloc}".format(urlsplit(env.OIDC_SERVER_URL)) if env.OIDC_SERVER_URL else ""
 SOCIALACCOUNT_PROVIDERS = (
     {
         "openid_connect": {

@@ -44,11 +44,6 @@ class HostRow:
         return round((self.host.cpu_percent or 0) * self.host.total_cpu_threads / 100, 1)
 
     @property
-    def cpu_claimed(self) -> float:
-        """vCPUs of running VMs beyond what is at work."""
-        return max(0, round(self.load.vcpus - self.cpu_used, 1))
-
-    @property
     def memory_used_mib(self) -> int:
         return max(0, self.host.memory_mib - self.host.memory_free_mib)
 
@@ -105,6 +100,11 @@ class ClusterRow:
     @property
     def kinds(self) -> list[str]:
         return sorted({row.host.endpoint.get_kind_display() for row in self.hosts})
+
+    @property
+    def cpu_used(self) -> float:
+        """Threads at work."""
+        return round(sum(row.cpu_used for row in self.hosts), 1)
 
     @property
     def cpu_threads(self) -> int:

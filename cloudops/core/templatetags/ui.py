@@ -122,6 +122,19 @@ def capacity_bar(
 
 
 @register.simple_tag
+def cpu_bar(
+    busy: float, vcpus: int, threads: int, label: str = "CPU", size: str = "", stacked: bool = False
+) -> SafeString:
+    """Threads at work within the vCPUs promised to running VMs. More vCPUs than threads is a host's daily life, so
+    only the work colours the bar; a tick marks the threads that there are."""
+    segments = (("used", busy), ("claimed", max(0.0, vcpus - busy)))
+    words = f"<b>{vcpus} of {threads}</b> vCPU"
+    tip = [f"At work: {capacity.plain(busy)} of {threads} threads", f"Promised to running VMs: {vcpus} vCPUs"]
+    judged = capacity.level(busy, threads)
+    return _bar(segments, threads, words, label, tip, size, stacked, None, "", judged)
+
+
+@register.simple_tag
 def console_bar(
     active: int,
     limit: int | None,
@@ -154,6 +167,7 @@ def _bar(
     stacked: bool,
     mark: float | None,
     extra: str,
+    level: str = "",
 ) -> SafeString:
     shape = capacity.layout(segments, limit, mark)
     rects = "".join(
@@ -168,7 +182,7 @@ def _bar(
     else:
         body = f'{svg}<span class="sr-only">{escape(label)} </span>{text}'
     return SafeString(
-        f'<span class="{classes}" data-level="{shape.level}" data-tip="{escape(chr(10).join(tip))}">{body}</span>'
+        f'<span class="{classes}" data-level="{level or shape.level}" data-tip="{escape(chr(10).join(tip))}">{body}</span>'
     )
 
 
