@@ -6,6 +6,7 @@ import json
 import struct
 import threading
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -30,6 +31,7 @@ class ConsoleClient:
         self.opened = answer.body
         url = urlsplit(answer.body["websocket_url"])
         self._url = urlunsplit(url._replace(netloc=f"{url.hostname}:{port or url.port}"))
+        self._stack = ExitStack()
         self.id: str = answer.body["id"]
         self.controls: list[dict[str, Any]] = []
         self.closed = threading.Event()
@@ -42,7 +44,8 @@ class ConsoleClient:
 
     def _connect(self, secret: str) -> ClientConnection:
         protocols = [Subprotocol(name) for name in ("binary", secret, "cloudops.control.v1")]
-        return connect(self._url, subprotocols=protocols, compression=None, open_timeout=15, max_size=None)
+        line = connect(self._url, subprotocols=protocols, compression=None, open_timeout=15, max_size=None)
+        return self._stack.enter_context(line)
 
     def _read(self) -> None:
         try:
@@ -128,7 +131,7 @@ class ConsoleClient:
         return self.socket.close_reason
 
     def close(self) -> None:
-        self.socket.close()
+        self._stack.close()
 
     def __enter__(self) -> Self:
         return self

@@ -177,12 +177,13 @@ def _bar(
     svg = f'<svg class="cap-svg" aria-hidden="true">{rects}</svg>'
     classes = "cap" + (" cap-lg" if size == "lg" else "") + (" cap-stacked" if stacked else "") + extra
     text = f'<span class="cap-text">{words}</span>'
+    level = level or shape.level
     if stacked:
         body = f'<span class="cap-head"><span class="cap-name">{escape(label)}</span>{text}</span>{svg}'
     else:
         body = f'{svg}<span class="sr-only">{escape(label)} </span>{text}'
     return SafeString(
-        f'<span class="{classes}" data-level="{level or shape.level}" data-tip="{escape(chr(10).join(tip))}">{body}</span>'
+        f'<span class="{classes}" data-level="{level}" data-tip="{escape(chr(10).join(tip))}">{body}</span>'
     )
 
 
