@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import Case, Value, When
+from django.db.models import BigIntegerField, Case, DateTimeField, Field, Value, When
 
 from cloudops.core import live, runtime
 from cloudops.core.actors import system
@@ -23,7 +23,11 @@ from consoles.sessions import Traffic
 from consoles.sockets import Socket
 
 WRITE_BATCH: Final = 200
-_COLUMNS = ("last_input_at", "bytes_to_browser", "bytes_from_browser")
+_FIELDS: Final[dict[str, Field[Any, Any]]] = {
+    "last_input_at": DateTimeField(),
+    "bytes_to_browser": BigIntegerField(),
+    "bytes_from_browser": BigIntegerField(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +96,9 @@ def _write(process_id: UUID, traffic: dict[UUID, Traffic]) -> None:
             name: Case(
                 *(When(pk=pk, then=Value(getattr(traffic[pk], name))) for pk in batch if getattr(traffic[pk], name)),
                 default=name,
-                output_field=ConsoleSession._meta.get_field(name),
+                output_field=_FIELDS[name],
             )
-            for name in _COLUMNS
+            for name in _FIELDS
             if any(getattr(traffic[pk], name) for pk in batch)
         }
         if values:

@@ -57,7 +57,8 @@ class Page(Browser):
             frame = await self.next(seconds)
             assert frame is not None, "line ended without a close frame"
             if frame[0] == CLOSE:
-                return parse_close(frame[1])
+                code, words = parse_close(frame[1])
+                return code or 0, words
 
     async def hello(self) -> dict[str, Any]:
         message = await self.message(10)

@@ -125,6 +125,7 @@ async def test_a_lapsed_lease_is_never_revived(world: World, keeper: LeaseKeeper
     first = keeper.taking()
     socket = await db(held, keeper, world)
     past = timezone.now() - timedelta(seconds=1)
+    assert first is not None
     await db(ServerProcess.objects.filter(pk=first).update, lease_until=past)
     await keeper.beat()
     assert socket.closed == [ClosedReason.LEASE_LAPSED]

@@ -13,7 +13,7 @@ from cloudops.inventory.models import Host, Vm
 from cloudops.inventory.signals import VmMove
 from cloudops.managers import processes
 from cloudops.managers.models import ServerProcess
-from consoles import changes, reaper, sessions, tasks
+from consoles import changes, reaper, reconcile, sessions, tasks
 from consoles.models import ConsoleSession, ForeignConnection, Status
 from consoles.reaper import Reaped
 from consoles.reasons import ClosedReason
@@ -107,7 +107,7 @@ def test_the_task_works_once_per_interval(world: World, monkeypatch: pytest.Monk
     runs: list[Any] = []
     reconciled: list[Any] = []
     monkeypatch.setattr(reaper, "reap", lambda *, now: runs.append(now))
-    monkeypatch.setattr(tasks.reconcile, "reconcile_endpoint", lambda *, endpoint, now: reconciled.append(endpoint))
+    monkeypatch.setattr(reconcile, "reconcile_endpoint", lambda *, endpoint, now: reconciled.append(endpoint))
     for _ in range(3):
         tasks.reap()
     assert len(runs) == 1
