@@ -22,7 +22,10 @@ log = structlog.get_logger(__name__)
 DEBOUNCE_SECONDS = 0.1
 CONFIRM_SECONDS = 2.0
 """A management service that restarts within this time was not lost."""
-RETRY_SECONDS = 5.0
+RETRY_SECONDS = 3.0
+MOST_RETRY_SECONDS = 30.0
+"""A host that could not be read is read again, ever more rarely: one that was frozen for a moment only loses no
+subscription, so that no event would tell of its return."""
 MOST_SINGLE_VMS = 20
 """More VMs than this are read quicker all at once."""
 
@@ -42,6 +45,7 @@ class EndpointWatch:
         self._vms_at: float | None = None
         self._vm_refs: set[str] = set()
         self._console_refs: set[str] = set()
+        self._failures = 0
         self._stopped = False
         self._cancel: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name=f"watch {endpoint.uri}", daemon=True)
@@ -129,6 +133,9 @@ class EndpointWatch:
     def _sync(self) -> None:
         now = self._clock()
         reading = sync.read(self.endpoint)
+        self._failures = self._failures + 1 if reading.error is not None else 0
+        if self._failures:
+            self._sync_in(min(MOST_RETRY_SECONDS, RETRY_SECONDS * 2 ** min(self._failures - 1, 10)))
         self._write(lambda: sync.apply(self.endpoint, reading, now=now))
 
     def _refresh(self, refs: set[str]) -> None:

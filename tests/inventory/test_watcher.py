@@ -121,6 +121,22 @@ class TestEvents:
         fakes[URI].tell(HypervisorEvent(EventKind.CONNECTED))
         assert until(lambda: Host.objects.get().connection == "up") < 1.0
 
+    def test_a_host_that_failed_is_read_again_without_any_event(
+        self, fakes: Fakes, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watching, "RETRY_SECONDS", 0.1)
+        make_endpoint(URI)
+        fakes[URI] = FakeHypervisor(vm_list=[vm_facts(1)])
+        watcher.step(watchers=1)
+        fakes[URI].error = Unreachable("frozen for a moment")
+        fakes[URI].tell(HypervisorEvent(EventKind.VM_CHANGED, vm_ref="vm-1"))
+        until(lambda: Host.objects.get().connection == "unreachable")
+        fakes[URI].error = None
+        until(lambda: Host.objects.get().connection == "up", within_seconds=3)
+        calls = len(fakes[URI].calls)
+        time.sleep(0.5)
+        assert len(fakes[URI].calls) == calls  # and then it is left in peace
+
     def test_console_events_are_passed_on(self, fakes: Fakes, watcher: Watcher, heard: Heard) -> None:
         make_endpoint(URI)
         fakes[URI] = FakeHypervisor(vm_list=[vm_facts(1)])
