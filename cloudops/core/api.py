@@ -101,10 +101,7 @@ class OperationViewSet(Lists, Retrieves, ApiViewSet):
     ordering = ("-created_at", "id")
 
     def get_queryset(self) -> QuerySet[Operation]:
-        rows = Operation.objects.all()
-        if self.me.sees_fleet:
-            return rows
-        return rows.filter(Q(requested_by_id=self.me.pk) | Q(project_id__in=self.me.memberships.values("project_id")))
+        return operations.visible_to(self.me)
 
     @extend_schema(summary="Mark an operation as read", request=None)
     @action(detail=True, methods=["post"])

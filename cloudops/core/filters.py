@@ -80,7 +80,8 @@ class _TimeField(IsoDateTimeField):  # type: ignore[misc]
                 raise ValidationError("Use a time between the years 1970 and 9000.")
         except OverflowError:
             raise ValidationError("Use a time between the years 1970 and 9000.") from None
-        return time
+        # PostgreSQL knows no zones beyond 15:59 h, ISO 8601 does.
+        return time and time.astimezone(UTC)
 
 
 class Time(django_filters.IsoDateTimeFilter):  # type: ignore[misc]

@@ -109,6 +109,14 @@ def fail(operation: Operation, *, by: Actor, now: datetime, code: str, detail: s
     _tell(operation)
 
 
+def visible_to(user: Any) -> models.QuerySet[Operation]:
+    """Everybody's for people who work with the fleet; else one's own and those of one's projects."""
+    if user.sees_fleet:
+        return Operation.objects.all()
+    mine = user.memberships.values("project_id")
+    return Operation.objects.filter(models.Q(requested_by_id=user.pk) | models.Q(project_id__in=mine))
+
+
 def mark_read(operation: Operation, *, now: datetime) -> None:
     """Somebody has seen how it ended; it need not be shown any more. Once read it stays read."""
     if Operation.objects.filter(pk=operation.pk, read_at__isnull=True).update(read_at=now):
@@ -137,4 +145,7 @@ def fail_stale(*, now: datetime) -> int:
 
 
 def _tell(operation: Operation) -> None:
-    live.publish("operations", f"operation:{operation.pk}")
+    topics = ["operations", f"operation:{operation.pk}"]
+    if operation.requested_by_id is not None:
+        topics.append(f"user:{operation.requested_by_id}")
+    live.publish(*topics)

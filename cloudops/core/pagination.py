@@ -1,22 +1,20 @@
-"""Keyset paging for the API: stable under inserts, and as quick on page 1,000 as on page 1."""
+"""Keyset paging for the API's lists."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist, ValidationError
-from django.db.models import Field, Model, Q, QuerySet
+from django.db.models import Field, Model
 from django.utils.timezone import is_naive
 from rest_framework.pagination import BasePagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.urls import remove_query_param, replace_query_param
 
+from cloudops.core import keyset
 from cloudops.core.errors import Invalid
 
 _Values = list[Any]
@@ -25,25 +23,23 @@ _Values = list[Any]
 class Keyset(BasePagination):
     """``?cursor=`` from ``next``/``previous``; ``?page_size=`` up to 500.
 
-    A viewset names its ``ordering``: columns without NULLs (``-`` for descending) that together are unique. A cursor
-    holds the values of a row's ordering columns, and the page is what comes after (or before) that row.
+    A viewset names its ``ordering``, an order of :mod:`cloudops.core.keyset`.
     """
 
     page_size = 50
     max_page_size = 500
     cursor_param = "cursor"
     size_param = "page_size"
-    max_cursor_length = 2_000
 
-    def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: Any = None) -> list[Any]:
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
         """One page, in order. Raises :class:`Invalid` for a cursor or size that makes no sense."""
         self.request = request
         self.ordering: Sequence[str] = getattr(view, "ordering", ("-pk",))
         size = self._size(request)
         backwards, position = self._cursor(request, queryset.model)
-        ordering = [_flipped(name) for name in self.ordering] if backwards else list(self.ordering)
+        ordering = [keyset.turned(name) for name in self.ordering] if backwards else list(self.ordering)
         if position is not None:
-            queryset = queryset.filter(_after(ordering, position))
+            queryset = queryset.filter(keyset.after(ordering, position))
         rows = list(queryset.order_by(*ordering)[: size + 1])
         more, rows = len(rows) > size, rows[:size]
         if backwards:
@@ -68,7 +64,7 @@ class Keyset(BasePagination):
 
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
         """The query parameters' OpenAPI schema."""
-        cursor = {"type": "string", "maxLength": self.max_cursor_length}
+        cursor = {"type": "string", "maxLength": keyset.MAX_CURSOR_CHARACTERS}
         size = {"type": "integer", "minimum": 1, "maximum": self.max_page_size, "default": self.page_size}
         return [
             _parameter(self.cursor_param, "From a page's `next` or `previous`; opaque.", cursor),
@@ -89,14 +85,9 @@ class Keyset(BasePagination):
         if given is None:
             return False, None
         try:
-            if len(given) > self.max_cursor_length:
-                raise ValueError("too long")
-            payload = json.loads(base64.b64decode(given.encode("ascii") + b"===", altchars=b"-_"))
-            backwards, values = bool(payload["b"]), payload["v"]
-            if not isinstance(values, list) or len(values) != len(self.ordering):
-                raise ValueError("another list's cursor")
+            backwards, values = keyset.decode(given, len(self.ordering))
             return backwards, [_clean(model, *pair) for pair in zip(self.ordering, values, strict=True)]
-        except (ValueError, TypeError, KeyError, binascii.Error, ValidationError, RecursionError) as error:
+        except (ValueError, TypeError, OverflowError, ValidationError) as error:
             fields = {self.cursor_param: ["Use a page's next or previous link as it is."]}
             raise Invalid("The cursor is not right.", fields=fields) from error
 
@@ -105,33 +96,12 @@ class Keyset(BasePagination):
         if not (self._has_next if next_page else self._has_previous):
             return None
         row = self._rows[-1 if next_page else 0]
-        values = [_value(row, name.lstrip("-")) for name in self.ordering]
-        payload = json.dumps({"b": not next_page, "v": values}, separators=(",", ":"))
-        cursor = base64.urlsafe_b64encode(payload.encode()).decode().rstrip("=")
+        cursor = keyset.encode(row, self.ordering, backwards=not next_page)
         return str(replace_query_param(remove_query_param(url, self.cursor_param), self.cursor_param, cursor))
 
 
 def _parameter(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "required": False, "in": "query", "description": description, "schema": schema}
-
-
-def _flipped(name: str) -> str:
-    return name[1:] if name.startswith("-") else f"-{name}"
-
-
-def _after(ordering: Sequence[str], position: _Values) -> Q:
-    """Rows that come after ``position``: (a, b) > (x, y) is a > x or (a = x and b > y).
-
-    The first column's bound stands alone as well, so that the database can use its index for the whole condition.
-    """
-    condition, equal = Q(), Q()
-    for name, value in zip(ordering, position, strict=True):
-        column, comparison = name.lstrip("-"), "lt" if name.startswith("-") else "gt"
-        condition |= equal & Q(**{f"{column}__{comparison}": value})
-        equal &= Q(**{column: value})
-    first = ordering[0]
-    bound = Q(**{f"{first.lstrip('-')}__{'lte' if first.startswith('-') else 'gte'}": position[0]})
-    return bound & condition
 
 
 def _field(model: type[Model], path: str) -> Field[Any, Any]:
@@ -156,12 +126,4 @@ def _clean(model: type[Model], name: str, value: Any) -> Any:
     field.run_validators(cleaned)
     if cleaned is None or (isinstance(cleaned, datetime) and is_naive(cleaned)):
         raise ValueError("not a column's value")
-    return cleaned
-
-
-def _value(row: Any, path: str) -> str | int:
-    for name in path.split("__"):
-        row = getattr(row, name)
-    if isinstance(row, datetime):
-        return row.isoformat()
-    return row if isinstance(row, int) else str(row)
+    return cleaned.astimezone(UTC) if isinstance(cleaned, datetime) else cleaned

@@ -103,6 +103,8 @@ def describe_errors(result: dict[str, Any], generator: Any, request: Any, public
     """drf-spectacular postprocessing: problem responses, Idempotency-Key, and bodies that refuse unknown fields."""
     components = result.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
+    for schema in schemas.values():
+        _forget_column_ranges(schema)
     schemas["Problem"] = PROBLEM
     components["responses"] = {_name(status): _problem(status) for status in _EXAMPLES}
     for path, item in result["paths"].items():
@@ -110,6 +112,16 @@ def describe_errors(result: dict[str, Any], generator: Any, request: Any, public
             _describe(item[method], method, path, schemas)
             _illustrate(item[method], EXAMPLES.get(f"{method} {path}", Example()))
     return result
+
+
+def _forget_column_ranges(schema: dict[str, Any]) -> None:
+    """What an answer's number could be at most depends on the database, and tells nobody anything."""
+    for value in schema.get("properties", {}).values():
+        if value.get("readOnly"):
+            for name in ("minimum", "maximum"):
+                value.pop(name, None)
+            if value.get("format") == "int64":
+                del value["format"]
 
 
 def _illustrate(operation: dict[str, Any], example: Example) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connections
 
 from cloudops.accounts.models import ApiToken, Project
 from cloudops.core import idempotency
@@ -104,3 +107,25 @@ def test_a_key_must_be_plain(world: World, key: str) -> None:
 def test_whoever_may_not_do_it_leaves_no_key_behind(world: World) -> None:
     assert _post(world, "tenant", "/api/v1/projects/", {"name": "new"}, "k-9").status_code == 403
     assert not IdempotencyKey.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_six_at_once_are_carried_out_once(transactional_world: World) -> None:
+    world = transactional_world
+    secret = world.token("tenant", "manage", "console")
+    together = threading.Barrier(6)
+
+    def post(_: int) -> int:
+        client = world.client("anonymous")
+        client.credentials(HTTP_AUTHORIZATION=f"Bearer {secret}")
+        together.wait(10)
+        try:
+            return client.post(TOKENS, WANTED, format="json", headers={"Idempotency-Key": "race"}).status_code
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(6) as threads:
+        statuses = sorted(threads.map(post, range(6)))
+    assert ApiToken.objects.filter(label="ci").count() == 1
+    assert statuses[0] == 201
+    assert set(statuses) <= {201, 409}

@@ -237,6 +237,7 @@ def test_event_filters(world: World) -> None:
     assert _names(world, "admin", f"/events/?since={later}", "kind") == {"console.closed", "host.added"}
     assert _names(world, "admin", f"/events/?until={later}", "kind") == {"console.opened"}
     assert _names(world, "tenant", "/events/", "kind") == set()
+    assert _names(world, "admin", "/events/?since=3339-11-16T13:30:34.8%2B21:27", "kind") == set()
 
 
 def test_tenants_learn_no_host_ids_and_no_other_peoples_addresses(world: World) -> None:
