@@ -103,7 +103,7 @@ DATABASES = {"default": env.database_config(env.DATABASE_URL)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CACHES = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "cloudops.core.cache.Cache",
         "LOCATION": env.REDIS_URL,
         "KEY_PREFIX": "cloudops",
         "OPTIONS": {"socket_timeout": 2, "socket_connect_timeout": 2},

@@ -193,7 +193,9 @@ def vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
         "actions": _power_buttons(vm, may["power"]),
         "why_not": why_no_console(vm, may=may["console"]),
         "may": may,
-        "topics": f"vm:{vm.pk} user:{user.pk}" + (f" project:{vm.project_id}" if vm.project_id else ""),
+        "topics": f"vm:{vm.pk} user:{user.pk}"
+        + (f" project:{vm.project_id}" if vm.project_id else "")
+        + (" operations" if user.sees_fleet else ""),
     }
     if rights.has(user, Right.FLEET_MANAGE):
         context["projects"] = Project.objects.only("id", "name")
