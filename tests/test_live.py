@@ -116,6 +116,13 @@ class TestWhoMayWatchWhat:
         assert not may_watch(AnonymousUser(), "offerings")
 
 
+@pytest_asyncio.fixture(autouse=True)
+async def _close_connections() -> AsyncIterator[None]:
+    """Those of the thread in which async tests use the database."""
+    yield
+    await sync_to_async(connections.close_all)()
+
+
 @pytest_asyncio.fixture
 async def ticking() -> AsyncIterator[None]:
     """The in-memory channel layer does not wake another thread's event loop; one that ticks needs no waking."""
