@@ -5,10 +5,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.db import connection
@@ -29,6 +32,7 @@ from cloudops.managers import health, metrics, processes
 from cloudops.managers.models import ServerProcess
 
 BY = system("test")
+ROOT = Path(__file__).resolve().parents[2]
 STRANGER = "203.0.113.9"
 
 
@@ -237,3 +241,31 @@ class TestMetrics:
         before = samples(scrape(), "cloudops_consoles_refused_total").get(("host",), 0)
         counters.CONSOLES_REFUSED.labels(scope="host").inc()
         assert samples(scrape(), "cloudops_consoles_refused_total")[("host",)] == before + 1
+
+
+@pytest.mark.real
+def test_processes_of_a_server_count_together(
+    redis_url: str, tmp_path: Path, product_env: Callable[..., dict[str, str]]
+) -> None:
+    """What a worker counted is told by the web process that Prometheus happens to ask."""
+    environment = product_env(
+        database_url=f"sqlite:///{tmp_path}/x.sqlite3",
+        redis_url=redis_url,
+        CLOUDOPS_METRICS_DIR=str(tmp_path / "metrics"),
+    )
+
+    def run(code: str) -> str:
+        script = f"import django; django.setup(); {code}"
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout
+
+    for _ in range(2):
+        run("from cloudops.core.metrics import REAPER_RUNS; REAPER_RUNS.labels(outcome='ok').inc(3)")
+    text = run(
+        "from cloudops.core import metrics as m; m.COLLECTORS.clear(); from django.utils import timezone; "
+        "from cloudops.managers import metrics; print(metrics.exposition(now=timezone.now()).decode())"
+    )
+    assert samples(text, "cloudops_console_reaper_runs_total") == {("ok",): 6}
