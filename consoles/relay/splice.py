@@ -1,8 +1,9 @@
 """splice(2) for consoles that flood: the kernel moves the bytes from socket to socket, Python writes frame headers.
 
-Only on Linux, and only where both sides are plain sockets (TLS ends at the balancer). It takes about half the CPU of
-the copying path in ``flow`` and leaves the loop to the others sooner. Interactive consoles never get here: a console
-enters when a read filled its buffer, and goes back to ``flow`` when little comes or the browser does not keep pace.
+Only on Linux, and only where both sides are plain sockets (TLS ends at the balancer). Interactive consoles never get
+here: a console enters when a read filled its buffer, and goes back to ``flow`` when little comes or the browser does
+not keep pace. While it is here it is polled, as network drivers do it under load: at once when there was plenty, else
+after a millisecond. Being woken for every few KiB would cost several times the CPU, and keep the loop from the others.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ ENABLED = sys.platform == "linux" and hasattr(os, "splice")
 
 # What one console may move in one turn of the loop, in one frame. A browser's script sees a message only when all of it
 # is there, so frames start small and grow only while the browser keeps pace.
-SPLICE_BYTES: Final = 1024 * 1024
+SPLICE_BYTES: Final = 512 * 1024
 _FIRST_BYTES: Final = 128 * 1024
 _FEW_BYTES: Final = 32 * 1024
 _FEW_TURNS: Final = 8
+_POLL_SECONDS: Final = 0.001
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if ENABLED else 0
 
 
@@ -93,6 +95,7 @@ class SplicePump:
         "_source",
         "_state",
         "_target",
+        "_turn",
     )
 
     def __init__(
@@ -114,7 +117,9 @@ class SplicePump:
         self._limit = _FIRST_BYTES
         self._few = 0
         self._pipe: Pipe | None = None  # only while a frame is stuck
-        self._loop.add_reader(source.fileno(), self._fill)
+        self._turn: asyncio.Handle = self._loop.call_soon(self._fill)
+        # Makes the kernel take a whole turn's worth into its receive buffer between two polls (tcp(7), SO_RCVLOWAT).
+        self._expect(SPLICE_BYTES)
 
     @property
     def waiting_bytes(self) -> int:
@@ -127,9 +132,11 @@ class SplicePump:
             self.leave()
             return
         pipe = self._state.pipes.current()
+        limit = min(self._limit, pipe.size)
         try:
-            size = os.splice(self._source.fileno(), pipe.write_fd, min(self._limit, pipe.size), flags=_FLAGS)
+            size = os.splice(self._source.fileno(), pipe.write_fd, limit, flags=_FLAGS)
         except BlockingIOError:
+            self._next(0, limit)
             return
         except OSError:
             size = 0
@@ -138,16 +145,23 @@ class SplicePump:
             return
         self._flow.moved(size)
         self._head, self._left = header(size), size
-        self._few = self._few + 1 if size < _FEW_BYTES else 0
-        if not self._drain(pipe):
+        if self._drain(pipe):
+            self._next(size, limit)
+        else:
             self._pipe = self._state.pipes.lend()
-            self._loop.remove_reader(self._source.fileno())
             self._loop.add_writer(self._target.fileno(), self._more)
             self._browser.frame_stuck(self)
-        elif self._few >= _FEW_TURNS:
+
+    def _next(self, size: int, limit: int) -> None:
+        """When to look again."""
+        self._few = self._few + 1 if size < _FEW_BYTES else 0
+        if self._few >= _FEW_TURNS:
             self.leave()
+        elif 2 * size < limit:
+            self._turn = self._loop.call_later(_POLL_SECONDS, self._fill)
         else:
             self._limit = min(self._limit * 2, SPLICE_BYTES)
+            self._turn = self._loop.call_soon(self._fill)
 
     def _drain(self, pipe: Pipe) -> bool:
         """Sends what is there of the frame; whether that was all of it."""
@@ -182,8 +196,9 @@ class SplicePump:
         """Back to the copying path; a frame that is stuck is still finished."""
         if self._flow.splicing is not self:
             return
+        self._turn.cancel()
+        self._expect(1)
         if self._pipe is None:
-            self._loop.remove_reader(self._source.fileno())
             self._close()
         self._flow.splice_left()
 
@@ -196,6 +211,10 @@ class SplicePump:
             if self._flow.splicing is not self:
                 self._close()
         self.leave()
+
+    def _expect(self, size: int) -> None:
+        if self._source.family != socket.AF_UNIX:
+            self._source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
     def _close(self) -> None:
         self._source.close()
