@@ -23,7 +23,7 @@ from cloudops.inventory import endpoints
 from consoles.lease import LeaseKeeper, keeper
 from consoles.relay.frames import CLOSE, parse_close
 from consoles.sessions import Opened
-from tests.consoles.world import World
+from tests.consoles.world import World, fresh
 from tests.relay.browser import Browser
 from tests.relay.vnc import VncServer
 
@@ -162,3 +162,8 @@ class _Driver:
     def vm(self, vm_ref: str) -> VmFacts:
         assert self._gate.facts is not None, "this test did not say how the VM is"
         return self._gate.facts()
+
+
+def reason_of(opened: Opened) -> str:
+    row = fresh(opened.session)
+    return row.closed_reason or row.detached_reason
