@@ -195,7 +195,7 @@ REST_FRAMEWORK = {
     "DEFAULT_THROTTLE_RATES": {
         "user": "1200/min",
         "anon": "60/min",
-        "console_opening": "60/min",
+        "console_opening": "120/min",
         "token_creation": "20/hour",
     },
     "EXCEPTION_HANDLER": "cloudops.core.problems.api_exception_handler",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
@@ -12,16 +13,19 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from rest_framework import exceptions, mixins, serializers
+from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from cloudops.core import idempotency
 from cloudops.core.actors import Actor
+from cloudops.core.errors import Refusal
 from cloudops.core.filters import KnownFilters
 from cloudops.core.requests import actor_of
 from cloudops.core.throttling import AnonThrottle
 
+MAX_BODY_BYTES: Final = 1 << 20
 _JSON_TYPES: Final[tuple[tuple[type[Any], type, str], ...]] = (
     (serializers.BooleanField, bool, "Send true or false."),
     (serializers.IntegerField, int, "Send a whole number."),
@@ -77,6 +81,27 @@ class Shown(serializers.ModelSerializer[Any]):
         return fields
 
 
+class BodyTooLarge(Refusal):
+    code = "body-too-large"
+    status = 413
+    title = "The body is too large."
+    remedy = f"Send at most {MAX_BODY_BYTES} bytes."
+
+
+class StrictJsonParser(JSONParser):
+    """JSON that a database can store: not nested beyond measure, and without half characters (lone surrogates)."""
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        try:
+            data = super().parse(stream, media_type, parser_context)
+            json.dumps(data, ensure_ascii=False).encode()
+        except RecursionError:
+            raise exceptions.ParseError("The JSON is nested too deeply.") from None
+        except UnicodeEncodeError:
+            raise exceptions.ParseError("The JSON has half a character (a lone surrogate) in a text.") from None
+        return data
+
+
 class ApiViewSet(GenericViewSet[Any]):
     """The base of every API view.
 
@@ -88,6 +113,7 @@ class ApiViewSet(GenericViewSet[Any]):
     rights: ClassVar[Mapping[str, str]] = {}
     scopes: ClassVar[Mapping[str, str]] = {}
     filter_backends: Any = [KnownFilters]
+    parser_classes = [StrictJsonParser]
     metadata_class = None
     lookup_value_converter: ClassVar[str] = "uuid"
     http_method_names: ClassVar[list[str]] = ["get", "post", "patch", "delete", "head"]  # type: ignore[misc]
@@ -159,6 +185,9 @@ class ApiViewSet(GenericViewSet[Any]):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Authentication, rights and throttles as ever, then the Idempotency-Key."""
         super().initial(request, *args, **kwargs)
+        length = request.META.get("CONTENT_LENGTH") or "0"
+        if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+            raise BodyTooLarge
         if request.method == "POST" and self.action is not None:
             self._claim = idempotency.begin(request, now=self.now)
 

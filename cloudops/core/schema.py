@@ -47,6 +47,7 @@ _EXAMPLES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
             "in_use": 40,
         },
     ),
+    "413": ("The body is too large.", {"code": "body-too-large"}),
     "415": ("That format is not understood.", {"code": "unsupported-media-type", "detail": "Send application/json."}),
     "422": ("This Idempotency-Key was used for another request.", {"code": "idempotency-key-reused"}),
     "429": ("Too many requests.", {"code": "throttled", "detail": "Expected available in 12 seconds."}),
@@ -166,7 +167,7 @@ def _statuses(operation: dict[str, Any], method: str, path: str) -> set[str]:
     if "{" in path:
         statuses.add("404")
     if method != "get":
-        statuses |= {"409", "415"}
+        statuses |= {"409", "413", "415"}
     if method == "post":
         statuses |= {"404", "422", "502"}
     if path.endswith("/screenshot/"):

@@ -44,6 +44,21 @@ def test_malformed_json(world: World, body: str) -> None:
     assert response.json()["code"] in {"malformed", "invalid"}
 
 
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"name": ' * 50_000, '{"name": "\\ud800"}', '{"\\udfff": 1}'])
+def test_json_that_would_break_things_further_in(world: World, body: str) -> None:
+    response = world.client("admin").generic("POST", "/api/v1/projects/", body, content_type="application/json")
+    _demand_problem(response, 400, "malformed")
+
+
+def test_bodies_are_bounded(world: World) -> None:
+    for key in ({}, {"Idempotency-Key": "k"}):
+        body = '{"name": "' + "x" * (1 << 20) + '"}'
+        response = world.client("admin").generic(
+            "POST", "/api/v1/projects/", body, content_type="application/json", headers=key
+        )
+        _demand_problem(response, 413, "body-too-large")
+
+
 @pytest.mark.parametrize("body", ["[]", "null", '"x"', "1", "true", "[[]]", "1e400"])
 @pytest.mark.parametrize("path", ["/projects/", "/vms/assign/", "/console-sessions/disconnect/", "/tokens/"])
 def test_json_that_is_no_object(world: World, path: str, body: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rest_framework.throttling import SimpleRateThrottle
 
@@ -72,3 +74,11 @@ def test_limits_let_everybody_in_while_redis_is_away(
         monkeypatch.setattr(throttle, "cache", Away())
     client = world.client("tenant")
     assert [client.get("/api/v1/me/").status_code for _ in range(7)] == [200] * 7
+
+
+def test_the_guide_tells_the_limits_that_are_set() -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    words = {"min": "a minute", "hour": "an hour"}
+    for rate in settings.REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"].values():
+        count, _, period = rate.partition("/")
+        assert f"{int(count):,} {words[period]}" in guide
