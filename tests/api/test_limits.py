@@ -79,6 +79,7 @@ def test_limits_let_everybody_in_while_redis_is_away(
 def test_the_guide_tells_the_limits_that_are_set() -> None:
     guide = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
     words = {"min": "a minute", "hour": "an hour"}
-    for rate in settings.REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"].values():
+    rates: Any = settings.REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"]
+    for rate in rates.values():
         count, _, period = rate.partition("/")
         assert f"{int(count):,} {words[period]}" in guide
