@@ -75,6 +75,8 @@ class TestHosts:
         simulated.set_faults(URI, simulated.Faults(unreachable=True))
         html = admin.post("/hosts/add/", _host_form()).content.decode()
         assert "Add it all the same" in html
+        assert "hypervisor-unreachable" in html
+        assert "problem-remedy" in html
         assert not Host.objects.filter(endpoint__uri=URI).exists()
         assert admin.post("/hosts/add/", _host_form(force="1")).status_code == 302
         assert Host.objects.filter(endpoint__uri=URI).exists()

@@ -34,19 +34,19 @@ def _host(host_id: UUID) -> Host:
 def add(request: HttpRequest) -> HttpResponse:
     """A new host. One that does not answer is added only when asked twice ("Add it all the same")."""
     form = HostAddForm(request.POST or None, initial={"cluster": Cluster.objects.first()})
-    steps: Any = None
+    unreachable: Refusal | None = None
     if request.method == "POST" and form.is_valid():
         try:
             added = _add(request, dict(form.cleaned_data))
         except hosts.HostUnreachable as refusal:
-            steps = refusal.numbers.get("steps", [])
+            unreachable = refusal
         except Refusal as refusal:
             pages.refuse(form, refusal)
         else:
             text = f"{added[0]} is added." if len(added) == 1 else f"{len(added)} hosts are added."
             to = reverse("host", args=[added[0].pk]) if len(added) == 1 else reverse("fleet")
             return pages.done(request, f"{text} Its VMs appear in a moment.", to=to)
-    context = {"form": form, "steps": steps, "unreachable": steps is not None, **_form_facts()}
+    context = {"form": form, "unreachable": unreachable, **_form_facts()}
     return pages.show(request, "inventory/host_add.html", context)
 
 
