@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from cloudops.core.bulk import overwrite
 from cloudops.hypervisors.port import HostFacts, HypervisorError, PowerState
 from cloudops.inventory.models import Connection, Endpoint, Host, Vm
 from cloudops.inventory.notices import Notices
@@ -40,7 +41,7 @@ def reconcile(endpoint: Endpoint, facts: Sequence[HostFacts], notices: Notices) 
     for row in fresh:
         _apply(row, reported[row.ref], notices)
     Host.objects.bulk_create(fresh)
-    Host.objects.bulk_update(rows, ["ref", "name", "synced_at", *_OBSERVED, *_FACTS, *_GAUGES])
+    overwrite(rows, ["ref", "name", "synced_at", *_OBSERVED, *_FACTS, *_GAUGES])
     return {row.ref: row for row in [*rows, *fresh]}
 
 
@@ -49,8 +50,7 @@ def mark_unreachable(endpoint: Endpoint, error: HypervisorError, notices: Notice
     rows = list(Host.objects.filter(endpoint=endpoint))
     reason = (error.code[:64], error.detail or error.title, error.remedy)
     changed = [row for row in rows if _set_unreachable(row, reason, notices)]
-    if changed:
-        Host.objects.bulk_update(changed, _OBSERVED)
+    overwrite(changed, _OBSERVED)
     _forget_power([row for row in rows if row.connection == Connection.UNREACHABLE], notices)
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from django.db.models import Q
 
+from cloudops.core.bulk import overwrite
 from cloudops.hypervisors.port import PowerState, VmFacts
 from cloudops.inventory import signals
 from cloudops.inventory.models import Endpoint, Host, Vm
@@ -146,7 +147,8 @@ def _plan(
                 changes["missing_since"] = None
             if changes:
                 plan.update[row.pk] = changes
-    plan.vanish = [row.pk for ref, row in by_ref.items() if ref in own_refs - reported and row.missing_since is None]
+    gone = own_refs - reported
+    plan.vanish = [row.pk for ref, row in by_ref.items() if ref in gone and row.missing_since is None]
     return plan
 
 
@@ -190,8 +192,7 @@ def _write(plan: _Plan, hosts: Mapping[str, Host], *, read_at: datetime, notices
             outcome.vanished += 1
         row.synced_at = notices.now
         notices.touch_vm(row)
-    if rows:
-        Vm.objects.bulk_update(rows, _WRITTEN)
+    overwrite(rows, _WRITTEN)
     return outcome
 
 
