@@ -74,7 +74,7 @@ MOST = 24
 @require_safe
 @signed_in
 def search(request: HttpRequest) -> JsonResponse:
-    """``?q=``, which may begin with ``vm:``, ``host:``, ``user:``, ``tag:`` or ``project:`` → ``[{kind, label, url}]``."""
+    """``?q=``, perhaps after ``vm:``, ``host:``, ``user:``, ``tag:`` or ``project:`` → ``[{kind, label, url}]``."""
     text = request.GET.get("q", "").strip()[:100]
     prefix, colon, rest = text.partition(":")
     finder = _FINDERS.get(prefix.lower()) if colon else None
