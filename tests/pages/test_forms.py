@@ -18,7 +18,6 @@ from cloudops.hypervisors import simulated
 from cloudops.inventory.models import Cluster, Connection, Host, Offering, Vm
 from consoles import sessions
 from consoles.models import ConsoleSession, ReleaseRequest
-from tests.pages.conftest import As
 from tests.pages.installation import PASSWORD, Installation
 
 pytestmark = pytest.mark.django_db
@@ -233,6 +232,10 @@ class TestOneself:
     def test_people_of_the_fleet_start_at_the_fleet(self, admin: Client) -> None:
         assert admin.get("/")["Location"] == "/fleet/"
 
+    def test_who_is_switched_off_is_signed_out(self, tenant: Client, installation: Installation) -> None:
+        people.deactivate(installation.tenant, by=system("test"), now=timezone.now())
+        assert tenant.get("/my/vms/").status_code == 302
+
     def test_single_sign_on_is_offered_only_when_set_up(self, client: Client, settings: Any) -> None:
         assert "Sign in with " not in client.get("/account/login/").content.decode()
         server = {"server_url": "https://sso.example.net"}
@@ -393,10 +396,3 @@ class TestConsoles:
         own.refresh_from_db()
         other.refresh_from_db()
         assert (own.status, other.status) == ("closed", "pending")
-
-    def test_who_lost_the_place_in_the_project_sees_the_consoles_end(
-        self, as_user: As, installation: Installation
-    ) -> None:
-        people.deactivate(installation.tenant, by=system("test"), now=timezone.now())
-        client = as_user(installation.tenant)
-        assert client.get("/my/vms/").status_code == 302
