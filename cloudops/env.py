@@ -195,3 +195,8 @@ OIDC_CLIENT_ID = env_str("CLOUDOPS_OIDC_CLIENT_ID", "", "OpenID Connect client i
 OIDC_CLIENT_SECRET = env_secret("CLOUDOPS_OIDC_CLIENT_SECRET", "OpenID Connect client secret.")
 OIDC_NAME = env_str("CLOUDOPS_OIDC_NAME", "Single sign-on", "What the sign-in button says.")
 STATIC_ROOT = env_str("CLOUDOPS_STATIC_ROOT", str(ROOT / "staticfiles"), "Where collectstatic puts files.")
+SIMULATED_DIR = env_str(
+    "CLOUDOPS_SIMULATED_DIR",
+    "",
+    "Directory below which simulated hosts may keep their state (`&state=/path` in their URI). Empty: nowhere.",
+)

@@ -34,6 +34,7 @@ CSRF_TRUSTED_ORIGINS = sorted({f"{url.scheme}://{url.netloc}" for url in _public
 TRUSTED_PROXIES = [ipaddress.ip_network(item, strict=False) for item in env.TRUSTED_PROXIES]
 REDIS_URL = env.REDIS_URL
 METRICS_DIR = env.METRICS_DIR
+SIMULATED_DIR = env.SIMULATED_DIR
 METRICS_ALLOWED = [ipaddress.ip_network(item, strict=False) for item in env.METRICS_ALLOWED]
 
 INSTALLED_APPS = [

@@ -19,3 +19,4 @@ class ConsolesConfig(AppConfig):
         inventory.host_lost.connect(changes.on_host_lost)
         inventory.host_removing.connect(changes.on_host_removing)
         inventory.host_use.connect(changes.on_host_use)
+        inventory.vm_use.connect(changes.on_vm_use)

@@ -139,6 +139,12 @@ def on_host_use(*, host_ids: list[UUID], now: datetime, **_: Any) -> dict[str, i
     return {"consoles": ConsoleSession.objects.current(now).filter(host_id__in=host_ids).count()}
 
 
+def on_vm_use(*, vm_ids: list[UUID], **_: Any) -> set[UUID]:
+    """The vanished VMs whose console history is still kept."""
+    kept = ConsoleSession.objects.filter(vm_id__in=vm_ids).order_by().values_list("vm_id", flat=True)
+    return set(kept.distinct())
+
+
 def on_vm_console_changed(*, vm_ids: list[UUID], now: datetime, **_: Any) -> None:
     """A display connection came or went: look at who is connected now."""
     from consoles.tasks import reconcile_vms

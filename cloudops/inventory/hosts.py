@@ -223,6 +223,8 @@ def _change_endpoint(endpoint: Endpoint, changes: dict[str, Any], secret: str | 
         probing.demand_sound_uri(endpoint.kind, endpoint.uri)
         _demand_new(endpoint, [])
         demand_valid(endpoint)
+    if secret is None and "uri" in changed and endpoint.secret_encrypted:
+        secret = ""  # a stored credential is never sent to an address that it was not entered for
     if secret is not None:
         endpoint.secret_encrypted = crypto.encrypt(secret)
     if changed or secret is not None:

@@ -7,8 +7,11 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from django.conf import settings
 
 from cloudops.core.errors import Invalid, Refusal
 from cloudops.core.validation import demand_valid
@@ -95,7 +98,9 @@ def _objection(kind: Kind, uri: str) -> str:
         return "It holds a password. Put that into the password field, where it is encrypted."
     scheme, _, transport = parts.scheme.partition("+")
     if kind is Kind.SIMULATED:
-        return "" if scheme == "simulated" and not transport else "It must begin with simulated://."
+        if scheme != "simulated" or transport:
+            return "It must begin with simulated://."
+        return _simulated_objection(parts.query)
     if kind is Kind.VSPHERE:
         return "" if scheme == "https" and parts.hostname and not transport else "It must be https://HOST."
     if scheme != "qemu" or (transport and transport not in _LIBVIRT_TRANSPORTS):
@@ -104,6 +109,15 @@ def _objection(kind: Kind, uri: str) -> str:
         return "It names no host."
     if unknown := sorted(set(parse_qs(parts.query, keep_blank_values=True)) - _LIBVIRT_OPTIONS):
         return f"The option “{unknown[0]}” is not allowed."
+    return ""
+
+
+def _simulated_objection(query: str) -> str:
+    """The state file is made by the server: only where the installation allows it."""
+    for path in parse_qs(query).get("state", []):
+        allowed = settings.SIMULATED_DIR
+        if not allowed or not Path(path).resolve().is_relative_to(Path(allowed).resolve()):
+            return "Its state may only be kept below CLOUDOPS_SIMULATED_DIR."
     return ""
 
 

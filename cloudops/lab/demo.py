@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,7 +43,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="script/demo", description="Runs CloudOps here, with real guests to look at.")
     parser.add_argument("--port", type=int, default=8080, help="port of the web server (default 8080)")
     parser.add_argument("--host", default="127.0.0.1", help="address it listens on (default 127.0.0.1; 0.0.0.0: all)")
-    parser.add_argument("--public-url", default="", help="address people type (default http://localhost:PORT)")
+    parser.add_argument(
+        "--public-url", default="", help="address people type (default http://localhost:PORT, or this machine's name)"
+    )
     parser.add_argument("--guests", type=int, default=2, metavar="N", help="real guests to boot (default 2)")
     parser.add_argument("--no-guests", action="store_const", dest="guests", const=0, help="no libvirt, no real guests")
     parser.add_argument("--fleet", type=int, default=0, metavar="N", help="add N simulated hosts with VMs")
@@ -64,8 +67,10 @@ class Demo:
         self.options = options
         self.screen = screen
         self.state: Path = options.state.absolute()
-        self.url = options.public_url.rstrip("/") or f"http://localhost:{options.port}"
-        self.local_url = f"http://{'127.0.0.1' if options.host in {'0.0.0.0', ''} else options.host}:{options.port}"  # noqa: S104
+        everywhere = options.host == "0.0.0.0"  # noqa: S104 - asked for
+        shown = {"127.0.0.1": "localhost", "0.0.0.0": socket.gethostname()}.get(options.host, options.host)  # noqa: S104
+        self.url = options.public_url.rstrip("/") or f"http://{shown}:{options.port}"
+        self.local_url = f"http://{'127.0.0.1' if everywhere else options.host}:{options.port}"
         self.secrets: dict[str, str] = {}
         self.env: dict[str, str] = {}
 
@@ -133,7 +138,10 @@ class Demo:
         if host is None:
             return {"uri": "", "guests": {}}
         with self.screen.step("Libvirt host and guests"):
-            return host.wait_ready()
+            try:
+                return host.wait_ready()
+            except ServiceError as error:
+                raise ServiceError(f"{error}\nWithout real guests: script/demo --no-guests") from error
 
     def _environment(self, redis_url: str) -> dict[str, str]:
         """The product's environment; nothing of the caller's own CLOUDOPS_ variables gets into it."""
@@ -141,6 +149,7 @@ class Demo:
         shutil.rmtree(metrics, ignore_errors=True)
         metrics.mkdir()
         static.mkdir(exist_ok=True)
+        (self.state / "simulated").mkdir(exist_ok=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("CLOUDOPS_", "DJANGO_"))}
         return {
             **kept,
@@ -153,6 +162,7 @@ class Demo:
             "CLOUDOPS_REDIS_URL": redis_url,
             "CLOUDOPS_PUBLIC_URL": self.url,
             "CLOUDOPS_METRICS_DIR": str(metrics),
+            "CLOUDOPS_SIMULATED_DIR": str(self.state / "simulated"),
             "CLOUDOPS_STATIC_ROOT": str(static),
             "CLOUDOPS_LOG_LEVEL": "INFO" if self.options.verbose else "WARNING",
             "CLOUDOPS_LOG_FORMAT": "console",
@@ -191,9 +201,13 @@ class Demo:
                 cwd=ROOT,
                 start_new_session=True,
             )
+        overdue = threading.Timer(MANAGE_SECONDS, process.kill)
+        overdue.daemon = True
+        overdue.start()
         try:
             return self._talk(process, script, f"manage.py {arguments[0]}", log)
         finally:
+            overdue.cancel()
             process.kill()
             process.wait()
 
@@ -209,8 +223,9 @@ class Demo:
                 last = line.strip()
                 if not last.startswith("{"):
                     self.screen.detail(last)
-        if process.wait(MANAGE_SECONDS):
-            raise ServiceError(f"{what} failed. Its log is {log} and ends:\n{_tail(log)}")
+        code = process.wait(MANAGE_SECONDS)
+        if code:
+            raise ServiceError(f"{what} failed (exit code {code}). Its log is {log} and ends:\n{_tail(log)}")
         return last
 
     def _seed(self, guests: dict[str, Any]) -> dict[str, Any]:
@@ -220,7 +235,7 @@ class Demo:
             "guests": list(guests["guests"].values()),
             "fleet": self.options.fleet,
             "vms_per_host": VMS_PER_SIMULATED_HOST,
-            "simulated_state": str(self.state / "simulated.sqlite3"),
+            "simulated_state": str(self.state / "simulated" / "fleet.sqlite3"),
             "wait_seconds": DISCOVERY_SECONDS,
         }
         answer: dict[str, Any] = json.loads(self._manage("demo_seed", script=json.dumps(wanted)))

@@ -98,7 +98,7 @@ def vms(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@needs(Right.FLEET_MANAGE)
+@needs(Right.USERS_MANAGE)
 def assign(request: HttpRequest) -> HttpResponse:
     """Gives the chosen VMs to a project, or back to the fleet."""
     form = AssignForm({"vm": request.POST.getlist("ids"), "project": request.POST.get("project", "")})

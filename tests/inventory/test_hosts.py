@@ -7,6 +7,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from cloudops.core.models import Event, Tick
 from cloudops.hypervisors.port import ConsoleEndpoint, PowerState, Transport, Unreachable
 from cloudops.inventory import endpoints, hosts, signals, sync
 from cloudops.inventory.models import Cluster, Endpoint, Host, Tag, Vm
+from cloudops.inventory.probing import demand_sound_uri
 from tests.inventory.conftest import Fakes
 from tests.inventory.fake import ADMIN, EVERYWHERE, NOW, FakeHypervisor, host_facts, make_endpoint, vm_facts
 
@@ -320,3 +322,23 @@ def test_the_management_address_is_the_operators_else_the_uris(kind: str, uri: s
     assert endpoints.reachable(fixed, host) == fixed
     handed_over = ConsoleEndpoint(Transport.FD, fd=9)
     assert endpoints.reachable(handed_over, host) == handed_over
+
+
+def test_a_stored_secret_is_not_sent_to_another_address(cluster: Cluster, fakes: Fakes) -> None:
+    [host] = add(cluster, secret=SECRET)
+    host = hosts.change_host(host, by=ADMIN, now=NOW, uri="qemu+tcp://elsewhere.example.net/system")
+    assert not hosts.has_secret(host.endpoint)
+    host = hosts.change_host(host, by=ADMIN, now=NOW, uri=URI, secret=SECRET)
+    assert hosts.has_secret(host.endpoint)
+
+
+def test_a_simulated_host_keeps_state_only_where_the_installation_allows_it(settings: Any, tmp_path: Path) -> None:
+    inside = f"simulated://x?hosts=1&vms=1&state={tmp_path}/fleet.sqlite"
+    for allowed in ("", str(tmp_path / "other")):
+        settings.SIMULATED_DIR = allowed
+        with pytest.raises(Invalid, match="CLOUDOPS_SIMULATED_DIR"):
+            demand_sound_uri("simulated", inside)
+    settings.SIMULATED_DIR = str(tmp_path)
+    demand_sound_uri("simulated", inside)
+    with pytest.raises(Invalid, match="CLOUDOPS_SIMULATED_DIR"):
+        demand_sound_uri("simulated", inside.replace("/fleet", "/../fleet"))

@@ -89,7 +89,7 @@ ACTIONS: dict[str, tuple[int, int, int]] = {
     "server-drain": (NO, NO, NO),
     "server-undrain": (NO, NO, NO),
     "operation-read": (GONE, 302, 302),
-    "vms-assign": (NO, NO, 400),
+    "vms-assign": (NO, NO, NO),
     "vm-power": (GONE, 400, 400),
     "vm-refresh": (NO, NO, 503),
     "vm-offering": (NO, NO, 302),
