@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,7 @@ POSTGRES_READY_SECONDS = 60.0
 POSTGRES_USER = "cloudops"
 
 
-class _Service:
+class _Service(ABC):
     """What both services share: a directory, a stable port and password, start/stop/kill/restart, `with`."""
 
     name = ""
@@ -98,11 +99,11 @@ class _Service:
     ) -> None:
         self.stop()
 
-    def _prepare(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _prepare(self) -> None: ...
 
-    def _launch(self) -> Child:
-        raise NotImplementedError
+    @abstractmethod
+    def _launch(self) -> Child: ...
 
     def _stop_signals(self) -> tuple[tuple[signal.Signals, float], ...]:
         return ((signal.SIGTERM, 5.0),)

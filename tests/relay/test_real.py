@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from cloudops.hypervisors.port import ConsoleEndpoint, Transport
+from cloudops.lab.process import find_program
 from consoles.relay import UpstreamAuthenticationFailed, UpstreamTimedOut, open_upstream
 from tests.relay.browser import KEY_A
 from tests.relay.lab import Lab, on_every_path
 
-QEMU = shutil.which("qemu-system-x86_64")
-pytestmark = [pytest.mark.real, pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")]
+pytestmark = pytest.mark.real
 
 SET_ENCODINGS = struct.pack("!BxHi", 2, 1, 0)
 
@@ -57,10 +57,10 @@ class Qemu:
 @contextlib.asynccontextmanager
 async def qemu(tmp_path: Path, vnc: str = "", *more: str) -> AsyncIterator[Qemu]:
     monitor = tmp_path / "qmp.sock"
-    assert QEMU is not None
+    qemu = find_program("qemu-system-x86_64", package="qemu-system-x86")
     process = subprocess.Popen(  # noqa: ASYNC220 - it starts at once, and kill() is wanted
         [
-            *(QEMU, "-display", "none", "-vnc", f"127.0.0.1:400,to=599{vnc}", "-accel", "tcg", "-m", "32"),
+            *(qemu, "-display", "none", "-vnc", f"127.0.0.1:400,to=599{vnc}", "-accel", "tcg", "-m", "32"),
             *("-nodefaults", "-vga", "std", "-qmp", f"unix:{monitor},server=on,wait=off", *more),
         ],
         stdin=subprocess.DEVNULL,
