@@ -2,8 +2,9 @@
 
 Only on Linux, and only where both sides are plain sockets (TLS ends at the balancer). Interactive consoles never get
 here: a console enters when a read filled its buffer, and goes back to ``flow`` when little comes or the browser does
-not keep pace. While it is here it is polled, as network drivers do it under load: at once when there was plenty, else
-after a millisecond. Being woken for every few KiB would cost several times the CPU, and keep the loop from the others.
+not keep pace. While it is here it is polled, as network drivers are under load: at once when there was plenty, else
+after a few milliseconds. Being woken for every few KiB would cost several times the CPU, and keep the loop from the
+others.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ SPLICE_BYTES: Final = 512 * 1024
 _FIRST_BYTES: Final = 128 * 1024
 _FEW_BYTES: Final = 32 * 1024
 _FEW_TURNS: Final = 8
+# Small portions cost the most CPU per byte: look less often while they are below this.
+_FAIR_BYTES: Final = 128 * 1024
 _POLL_SECONDS: Final = 0.001
+_POLL_SECONDS_MOST: Final = 0.004
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if ENABLED else 0
 
 
@@ -96,6 +100,7 @@ class SplicePump:
         "_state",
         "_target",
         "_turn",
+        "_wait_seconds",
     )
 
     def __init__(
@@ -116,6 +121,7 @@ class SplicePump:
         self._left = 0
         self._limit = _FIRST_BYTES
         self._few = 0
+        self._wait_seconds = _POLL_SECONDS
         self._pipe: Pipe | None = None  # only while a frame is stuck
         self._turn: asyncio.Handle = self._loop.call_soon(self._fill)
         # Makes the kernel take a whole turn's worth into its receive buffer between two polls (tcp(7), SO_RCVLOWAT).
@@ -158,9 +164,12 @@ class SplicePump:
         if self._few >= _FEW_TURNS:
             self.leave()
         elif 2 * size < limit:
-            self._turn = self._loop.call_later(_POLL_SECONDS, self._fill)
+            if size < _FAIR_BYTES:
+                self._wait_seconds = min(self._wait_seconds * 2, _POLL_SECONDS_MOST)
+            self._turn = self._loop.call_later(self._wait_seconds, self._fill)
         else:
             self._limit = min(self._limit * 2, SPLICE_BYTES)
+            self._wait_seconds = _POLL_SECONDS
             self._turn = self._loop.call_soon(self._fill)
 
     def _drain(self, pipe: Pipe) -> bool:
