@@ -103,7 +103,8 @@ def usage_by_host(
     """Slots of many hosts (None: all) in four queries. ``idle_seconds``: what counts as idle; default the warning's."""
     hosts = Host.objects.all() if host_ids is None else Host.objects.filter(pk__in=list(host_ids))
     settings = runtime.current()
-    limits = {row.pk: host_limit(row, settings) for row in hosts.only("console_limit_override").order_by()}
+    own = hosts.order_by().values_list("pk", "console_limit_override")
+    limits = {pk: limit or settings.console_host_limit for pk, limit in own}
     return _usage("host", limits, settings, now, idle_seconds, everything=host_ids is None)
 
 

@@ -225,7 +225,7 @@ def _grouped(rows: list[HostRow], known: Iterable[Cluster], *, with_empty: bool,
     filled = [cluster for cluster in clusters.values() if cluster.hosts]
     if len(rows) > most:
         for cluster in filled:
-            cluster.most = max(10, most // len(filled))
+            cluster.most = max(3, most // len(filled))
     return list(clusters.values()) if with_empty else filled
 
 

@@ -1,6 +1,6 @@
 """Every page as people see it: light and dark, wide and narrow, without accessibility faults or browser errors.
 
-With CLOUDOPS_SCREENSHOTS=1 the pictures go to docs/screenshots; otherwise to a temporary directory.
+With CLOUDOPS_TEST_SCREENSHOTS=1 the pictures go to docs/screenshots; otherwise to a temporary directory.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ANONYMOUS_PAGES = {"login": "/account/login/"}
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if os.environ.get("CLOUDOPS_SCREENSHOTS") == "1":
+    if os.environ.get("CLOUDOPS_TEST_SCREENSHOTS") == "1":
         folder = ROOT / "docs" / "screenshots"
         folder.mkdir(exist_ok=True)
         return folder
