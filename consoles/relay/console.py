@@ -318,6 +318,8 @@ class RelayedConsole:
 
     def _active(self, now: float) -> None:
         self.last_input_at = now
+        if self._state is not None:
+            self._state.typing.add(self)
         if self._warned:
             self._warned = False
             self.send_control({"type": "active"})

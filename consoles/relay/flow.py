@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from consoles.relay import splice
 from consoles.relay.links import Hold, ReadGate, close_bounded
 from consoles.relay.runtime import UPSTREAM_READ_BYTES, loop_state
 
@@ -21,7 +20,7 @@ COPY_BELOW_BYTES: Final = 8 * 1024
 class UpstreamFlow(asyncio.BufferedProtocol):
     """The protocol of the VNC server's socket once its security handshake is done; an ``UpstreamLink``."""
 
-    __slots__ = ("_browser", "_closed", "_console", "_gate", "_loop", "_state", "_transport", "splicing")
+    __slots__ = ("_browser", "_closed", "_console", "_gate", "_loop", "_share", "_state", "_transport")
 
     def __init__(self, console: RelayedConsole, browser: BrowserLink, transport: asyncio.Transport):
         self._console = console
@@ -32,7 +31,7 @@ class UpstreamFlow(asyncio.BufferedProtocol):
         self._loop = loop
         self._gate = ReadGate(transport, loop, Hold.START)
         self._closed = False
-        self.splicing: splice.SplicePump | None = None
+        self._share = UPSTREAM_READ_BYTES
         transport.pause_reading()  # until start(), as the gate has it; uvloop also needs it to change the protocol
         transport.set_protocol(self)
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
@@ -46,7 +45,8 @@ class UpstreamFlow(asyncio.BufferedProtocol):
     # Reading (asyncio.BufferedProtocol)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._state.upstream_view
+        self._share = self._state.upstream_share(self._console)
+        return self._state.upstream_view[: self._share]
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._closed:
@@ -58,39 +58,12 @@ class UpstreamFlow(asyncio.BufferedProtocol):
             self._forward(view)
             if self._browser.unsent_bytes():
                 self._state.lend_upstream_view()
-        if nbytes == UPSTREAM_READ_BYTES:
+        if nbytes == self._share:
             self._gate.yield_turn()
-            if splice.ENABLED:
-                self._try_splice()
 
     def _forward(self, data: bytes | memoryview) -> None:
         self._console.bytes_down += len(data)
         self._browser.send_data(data)
-
-    def _try_splice(self) -> None:
-        """Lets the kernel do it, when nothing waits for the browser and both sides are plain sockets."""
-        if self.splicing is not None or self._closed or self._browser.unsent_bytes():
-            return
-        target = self._browser.splice_target()
-        if target is None:
-            return
-        source, sink = splice.plain_socket(self._transport), target.plain_socket()
-        if source is not None and sink is not None:
-            self._gate.hold(Hold.SPLICE)
-            self.splicing = splice.SplicePump(self, target, self._state, source, sink)
-            return
-        for sock in (source, sink):
-            if sock is not None:
-                sock.close()
-
-    def moved(self, size: int) -> None:
-        """The kernel took that much from the server."""
-        self._console.bytes_down += size
-
-    def splice_left(self) -> None:
-        """The pump has ended; the transport reads again."""
-        self.splicing = None
-        self._gate.release(Hold.SPLICE)
 
     def eof_received(self) -> None:
         self._console.upstream_gone("the VNC server closed the connection")
@@ -123,6 +96,4 @@ class UpstreamFlow(asyncio.BufferedProtocol):
         if self._closed:
             return
         self._closed = True
-        if self.splicing is not None:
-            self.splicing.leave()
         close_bounded(self._loop, self._transport)

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
-from consoles.relay.splice import Pipes
-
 TICK_SECONDS: Final = 1.0
 
-# One read's worth, and so what one VNC server may move in one turn of the loop. Larger is hardly faster, and makes an
-# echo beside a flood wait longer (measured by bench/relay.py).
-UPSTREAM_READ_BYTES: Final = 128 * 1024
+# One read's worth, and so what one VNC server may move in one turn of the loop: much while nobody else types, for every
+# wake-up costs; less while somebody does, whose keys and pictures wait for the turn's end (measured by bench/relay.py).
+UPSTREAM_READ_BYTES: Final = 256 * 1024
+SHARED_READ_BYTES: Final = 32 * 1024
 # A few hundred input messages: about a millisecond of parsing in one turn.
 BROWSER_READ_BYTES: Final = 4 * 1024
 
@@ -32,9 +31,10 @@ class LoopState:
         self._call_later: Callable[..., asyncio.TimerHandle] = loop.call_later
         self._timer: asyncio.TimerHandle | None = None
         self.members: dict[Ticking, None] = {}
+        self.typing: set[Ticking] = set()
+        """Who had input from a person since the last tick."""
         self.upstream_view = memoryview(bytearray(UPSTREAM_READ_BYTES))
         self.browser_view = memoryview(bytearray(BROWSER_READ_BYTES))
-        self.pipes = Pipes()
 
     def add(self, member: Ticking) -> None:
         self.members[member] = None
@@ -43,10 +43,17 @@ class LoopState:
 
     def remove(self, member: Ticking) -> None:
         self.members.pop(member, None)
+        self.typing.discard(member)
         if not self.members and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self.pipes.close()
+
+    def upstream_share(self, member: Ticking) -> int:
+        """How many bytes ``member`` may read in this turn."""
+        typing = self.typing
+        if typing and (len(typing) > 1 or member not in typing):
+            return SHARED_READ_BYTES
+        return UPSTREAM_READ_BYTES
 
     def lend_upstream_view(self) -> None:
         """The current buffer now belongs to a transport that has not sent all of it; reads go to a fresh one."""
@@ -54,6 +61,7 @@ class LoopState:
 
     def _tick(self) -> None:
         self._timer = self._call_later(TICK_SECONDS, self._tick)
+        self.typing.clear()
         for member in list(self.members):
             member.tick()
 

@@ -11,14 +11,13 @@ from unittest import mock
 from consoles.reasons import ClosedReason
 from consoles.relay import asgi, swap
 from consoles.relay.frames import BINARY, PING, PONG, TEXT, masked_frame
-from consoles.relay.runtime import BROWSER_READ_BYTES, UPSTREAM_READ_BYTES, loop_state
-from consoles.relay.splice import SPLICE_BYTES
+from consoles.relay.runtime import BROWSER_READ_BYTES, SHARED_READ_BYTES, UPSTREAM_READ_BYTES, loop_state
 from tests.relay.browser import KEY_A
 from tests.relay.lab import Lab, on_every_path, on_fast_path, until
 
 UPDATE_REQUEST = b"\3\1\0\0\0\0\2\x80\1\xe0"
 # One read, the high-water mark, and what both sides may add before they are stopped.
-BOUND_BYTES = max(UPSTREAM_READ_BYTES, SPLICE_BYTES) + 128 * 1024
+BOUND_BYTES = UPSTREAM_READ_BYTES + 128 * 1024
 
 
 def unsent(lab: Lab) -> int:
@@ -180,7 +179,7 @@ async def test_a_flood_leaves_every_other_console_its_turn(lab: Lab) -> None:
             echo.writer.write(b"echo")
             await quiet.data(4)
             between.append(flooding.bytes_down - before)
-        assert sorted(between)[len(between) // 2] <= 8 * max(UPSTREAM_READ_BYTES, SPLICE_BYTES)
+        assert sorted(between)[len(between) // 2] <= 16 * SHARED_READ_BYTES
         assert flooding.bytes_down > 1 << 23, "it flooded all the while"
     finally:
         for task in tasks:
@@ -231,7 +230,7 @@ async def test_closed_in_the_middle_of_a_frame(lab: Lab) -> None:
 
 
 @on_fast_path
-async def test_descriptors_and_pipes_are_given_back(lab: Lab) -> None:
+async def test_descriptors_are_given_back(lab: Lab) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for drop in (True, False):
         browser, flood = await stall(lab)
@@ -246,15 +245,13 @@ async def test_descriptors_and_pipes_are_given_back(lab: Lab) -> None:
         flood.cancel()
         await until(lambda: len(lab.returned) == len(lab.consoles))
         await lab.vncs[-1].stop()
-    await until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)  # a pipe is kept for the next
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
 @on_fast_path
 async def test_one_read_is_all_a_flood_gets_in_one_turn(lab: Lab) -> None:
     """Counts reads per turn of the loop: libuv would do up to 32 in a row."""
     browser, source = await lab.open()
-    state = loop_state()
-    assert len(state.upstream_view) == UPSTREAM_READ_BYTES
     source.writer.transport.set_write_buffer_limits(high=1 << 24)
     turns: list[int] = []
     running = True
@@ -270,9 +267,9 @@ async def test_one_read_is_all_a_flood_gets_in_one_turn(lab: Lab) -> None:
     await reading
     running = False
     steps = [after - before for before, after in itertools.pairwise(turns)]
-    assert max(steps) <= max(UPSTREAM_READ_BYTES, SPLICE_BYTES)
+    assert max(steps) <= UPSTREAM_READ_BYTES
     assert lab.console.bytes_down >= 1 << 23
-    assert len(steps) > (1 << 23) // max(UPSTREAM_READ_BYTES, SPLICE_BYTES) // 2
+    assert len(steps) > (1 << 23) // UPSTREAM_READ_BYTES // 2
 
 
 @on_fast_path
@@ -293,3 +290,25 @@ async def test_a_browser_gets_one_small_read_in_one_turn(lab: Lab) -> None:
     running = False
     steps = [after - before for before, after in itertools.pairwise(turns)]
     assert max(steps) <= BROWSER_READ_BYTES + len(UPDATE_REQUEST)
+
+
+@on_fast_path
+async def test_a_flood_gets_smaller_turns_while_somebody_else_types(lab: Lab) -> None:
+    flooding, _ = await lab.open()
+    quiet, echo = await lab.open()
+    state, (first, second) = loop_state(), lab.consoles
+    assert state.upstream_share(first) == UPSTREAM_READ_BYTES
+    flooding.send(KEY_A)
+    await until(lambda: first in state.typing)
+    assert state.upstream_share(first) == UPSTREAM_READ_BYTES, "its own input does not count"
+    quiet.send(UPDATE_REQUEST)
+    await until(lambda: echo.received.endswith(UPDATE_REQUEST))
+    assert state.upstream_share(first) == UPSTREAM_READ_BYTES, "traffic is no input"
+    quiet.send(KEY_A)
+    await until(lambda: second in state.typing)
+    assert state.upstream_share(first) == SHARED_READ_BYTES
+    state._tick()
+    assert state.upstream_share(first) == UPSTREAM_READ_BYTES
+    quiet.close()
+    await lab.hooks[1].outcome()
+    assert second not in state.typing
