@@ -7,18 +7,23 @@ Processes that a test starts get the product's own settings through the `product
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
-_folder = Path(tempfile.mkdtemp(prefix="cloudops-tests-"))
-atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+_folder = Path("/nonexistent")
+_database = "sqlite:///:memory:"
+if "pytest" in sys.modules:  # mypy and makemigrations read these settings too, and store nothing
+    _folder = Path(tempfile.mkdtemp(prefix="cloudops-tests-"))
+    _database = f"sqlite:///{_folder}/unused.sqlite3"
+    atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 
 for _name in [name for name in os.environ if name.startswith("CLOUDOPS_")]:
     if _name not in {"CLOUDOPS_DATABASE_URL", "CLOUDOPS_STRICT"} and not _name.startswith(
         ("CLOUDOPS_TEST_", "CLOUDOPS_LAB_")
     ):
         del os.environ[_name]
-os.environ.setdefault("CLOUDOPS_DATABASE_URL", f"sqlite:///{_folder}/unused.sqlite3")
+os.environ.setdefault("CLOUDOPS_DATABASE_URL", _database)
 os.environ |= {
     "CLOUDOPS_SECRET_KEY": "tests-only-secret-key-of-more-than-fifty-characters-in-all",
     "CLOUDOPS_ENCRYPTION_KEYS": "dGVzdHMtb25seS1rZXktb2YtdGhpcnR5LXR3by1ieXQ=",
