@@ -20,7 +20,7 @@ COPY_BELOW_BYTES: Final = 8 * 1024
 class UpstreamFlow(asyncio.BufferedProtocol):
     """The protocol of the VNC server's socket once its security handshake is done; an ``UpstreamLink``."""
 
-    __slots__ = ("_browser", "_closed", "_console", "_gate", "_loop", "_share", "_state", "_transport")
+    __slots__ = ("_browser", "_closed", "_console", "_gate", "_lent", "_loop", "_share", "_state", "_transport")
 
     def __init__(self, console: RelayedConsole, browser: BrowserLink, transport: asyncio.Transport):
         self._console = console
@@ -32,6 +32,7 @@ class UpstreamFlow(asyncio.BufferedProtocol):
         self._gate = ReadGate(transport, loop, Hold.START)
         self._closed = False
         self._share = UPSTREAM_READ_BYTES
+        self._lent: list[memoryview] = []
         transport.pause_reading()  # until start(), as the gate has it; uvloop also needs it to change the protocol
         transport.set_protocol(self)
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
@@ -45,6 +46,10 @@ class UpstreamFlow(asyncio.BufferedProtocol):
     # Reading (asyncio.BufferedProtocol)
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._lent and not self._browser.unsent_bytes():
+            for view in self._lent:
+                self._state.give_back(view)
+            self._lent.clear()
         self._share = self._state.upstream_share(self._console)
         return self._state.upstream_view[: self._share]
 
@@ -57,7 +62,7 @@ class UpstreamFlow(asyncio.BufferedProtocol):
         else:
             self._forward(view)
             if self._browser.unsent_bytes():
-                self._state.lend_upstream_view()
+                self._lent.append(self._state.lend_upstream_view())
         if nbytes == self._share:
             self._gate.yield_turn()
 

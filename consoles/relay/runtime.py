@@ -13,6 +13,7 @@ TICK_SECONDS: Final = 1.0
 # wake-up costs; less while somebody does, whose keys and pictures wait for the turn's end (measured by bench/relay.py).
 UPSTREAM_READ_BYTES: Final = 256 * 1024
 SHARED_READ_BYTES: Final = 32 * 1024
+MAX_SPARE_BUFFERS: Final = 16
 # A few hundred input messages: about a millisecond of parsing in one turn.
 BROWSER_READ_BYTES: Final = 4 * 1024
 
@@ -34,6 +35,7 @@ class LoopState:
         self.typing: set[Ticking] = set()
         """Who had input from a person since the last tick."""
         self.upstream_view = memoryview(bytearray(UPSTREAM_READ_BYTES))
+        self._spare: list[memoryview] = []
         self.browser_view = memoryview(bytearray(BROWSER_READ_BYTES))
 
     def add(self, member: Ticking) -> None:
@@ -47,6 +49,7 @@ class LoopState:
         if not self.members and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._spare.clear()
 
     def upstream_share(self, member: Ticking) -> int:
         """How many bytes ``member`` may read in this turn."""
@@ -55,9 +58,16 @@ class LoopState:
             return SHARED_READ_BYTES
         return UPSTREAM_READ_BYTES
 
-    def lend_upstream_view(self) -> None:
-        """The current buffer now belongs to a transport that has not sent all of it; reads go to a fresh one."""
-        self.upstream_view = memoryview(bytearray(UPSTREAM_READ_BYTES))
+    def lend_upstream_view(self) -> memoryview:
+        """The current buffer, which now belongs to a transport that has not sent all of it; reads go to another one."""
+        lent = self.upstream_view
+        self.upstream_view = self._spare.pop() if self._spare else memoryview(bytearray(UPSTREAM_READ_BYTES))
+        return lent
+
+    def give_back(self, view: memoryview) -> None:
+        """A lent buffer is sent. Used again, as fresh memory costs more than the copy it saves."""
+        if len(self._spare) < MAX_SPARE_BUFFERS:
+            self._spare.append(view)
 
     def _tick(self) -> None:
         self._timer = self._call_later(TICK_SECONDS, self._tick)
