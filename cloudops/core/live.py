@@ -18,6 +18,7 @@ from django.db import transaction
 
 log = structlog.get_logger(__name__)
 SEND_SECONDS = 2.0
+ATTEMPTS = 2
 MOST_WAITING = 10_000
 MOST_WAITING = 10_000
 _GROUP_PREFIX = "live."
@@ -87,11 +88,15 @@ class _Outbox:
         layer = get_channel_layer()
         if layer is None:
             return
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await layer.group_send(group, message)
-        except Exception as error:
-            log.warning("live_send_failed", group=group, error=str(error))
+        failure = ""
+        for _ in range(ATTEMPTS):
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await layer.group_send(group, message)
+                    return
+            except Exception as error:  # after a restart of Redis, the first use finds the old connection dead
+                failure = str(error) or type(error).__name__
+        log.warning("live_send_failed", group=group, error=failure)
 
 
 _lock = threading.Lock()
