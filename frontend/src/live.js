@@ -6,6 +6,8 @@ import { toast } from "./toasts.js";
 
 const POLL_MS = 5000;
 const PATIENCE_MS = 3000;
+// A hint can be lost (Redis restarts): also a live page asks for everything again from time to time.
+const CERTAINTY_MS = 15000;
 const WORDS = { connecting: "connecting", live: "live", reconnecting: "reconnecting", polling: "polling", off: "signed out" };
 
 /** What belongs to the person and not to the server: open details, selection, cursor. */
@@ -166,6 +168,7 @@ export function startLive() {
   }
   for (const node of document.querySelectorAll("[data-live-now][id]")) fetchInto(node.dataset.liveUrl, [node.id]);
   connect();
+  setInterval(() => state === "live" && !document.hidden && refresh(), CERTAINTY_MS);
   document.addEventListener("visibilitychange", () => {
     if (document.hidden || state === "live" || state === "off" || socket) return;
     attempt = Math.min(attempt, 1);

@@ -87,7 +87,7 @@ class ConsoleClient:
         self.width, self.height, _, length = struct.unpack("!HH16sI", self.take(24))
         self.name = self.take(length).decode()
 
-    def type(self, text: str) -> None:
+    def press(self, text: str) -> None:
         """Presses the keys of an ASCII text; newline is Return."""
         for letter in text:
             shift = letter.isupper() or letter in SHIFTED

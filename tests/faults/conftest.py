@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ class Installation:
     def all_free(self) -> None:
         """Every slot is given back."""
         for host in (self.real["host"], self.simulated["host"]):
-            eventually(lambda h=host: self.in_use(host=h) == 0, within_seconds=20, what="all slots are free")
+            eventually(partial(self._is_free, host), within_seconds=20, what=f"all slots of {host} are free")
+
+    def _is_free(self, host: str) -> bool:
+        return self.in_use(host=host) == 0
 
 
 @pytest.fixture(scope="module")

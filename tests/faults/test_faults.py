@@ -132,11 +132,12 @@ def test_redis_restarts_under_open_consoles(installation: Installation) -> None:
         still_works(client)
 
 
-def test_postgres_restarts_under_open_consoles(installation: Installation) -> None:
+def test_postgres_restarts_under_open_consoles(installation: Installation, real_host: LibvirtHost) -> None:
     vm = installation.real["vms"]["alpha"]
     with ConsoleClient(installation.api("alice"), vm) as client:
         installation.postgres.restart(immediate=True)
-        still_works(client)
+        client.press("echo still-here > /dev/ttyS0\n")
+        real_host.wait_serial("alpha", "still-here", timeout_seconds=15)
         eventually(
             lambda: installation.product.answers(installation.product.port), within_seconds=20, what="ready again"
         )
