@@ -79,9 +79,7 @@ def test_real_watchers_follow_a_simulated_host_take_over_and_end_on_sigterm(
     database = postgres_url.rpartition("/")[0] + f"/{name}"
     state = service_dir / "fleet.sqlite"
     uri = f"simulated://{name}?hosts=1&vms=2&state={state}"
-    environment = product_env(
-        database_url=database, redis_url=redis_url, CLOUDOPS_SIMULATED_DIR=str(Path(state).parent)
-    )
+    environment = product_env(database_url=database, redis_url=redis_url, CLOUDOPS_SIMULATED_DIR=str(service_dir))
 
     def manage(*arguments: str) -> None:
         subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=environment, check=True, timeout=90)
