@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Final
 
 from consoles.relay.links import Hold, ReadGate, close_bounded
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from consoles.relay.links import BrowserLink
 
 WRITE_HIGH_BYTES: Final = 64 * 1024
+# What may wait in the kernel of one VNC server. Left to itself Linux lets megabytes wait: pictures that are old when
+# they are shown, and more than the processor's cache holds, which makes moving them dear (bench/relay.py).
+UPSTREAM_WAITING_BYTES: Final = 256 * 1024
 # Below this a copy is cheaper than a loan of the shared buffer.
 COPY_BELOW_BYTES: Final = 8 * 1024
 
@@ -36,6 +40,9 @@ class UpstreamFlow(asyncio.BufferedProtocol):
         transport.pause_reading()  # until start(), as the gate has it; uvloop also needs it to change the protocol
         transport.set_protocol(self)
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UPSTREAM_WAITING_BYTES)
 
     def start(self, early: bytes) -> None:
         """Lets bytes flow; ``early`` came with the handshake's last answer."""

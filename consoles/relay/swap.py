@@ -79,7 +79,10 @@ class SwappedBrowser(asyncio.BufferedProtocol):
         # uvloop chooses how it reads when reading starts, so it has to be stopped for the change.
         transport.pause_reading()
         transport.set_protocol(self)
-        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=0)
+        # 0: uvloop sends at once instead of at the turn's end, so the read buffer is free again for the next console.
+        # Its TLS transport does not take that.
+        plain = transport.get_extra_info("ssl_object") is None
+        transport.set_write_buffer_limits(high=0 if plain else WRITE_HIGH_BYTES, low=0)
         transport.resume_reading()
 
     # Reading (asyncio.BufferedProtocol)
