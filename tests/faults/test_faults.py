@@ -186,6 +186,11 @@ def test_a_guest_that_dies_under_its_console(installation: Installation, real_ho
         eventually(lambda: installation.in_use() == 1, within_seconds=2, what="its slot is free")
         assert installation.closed_reason(client.id) == ClosedReason.VM_STOPPED
         still_works(other)
+    eventually(
+        lambda: installation.api("alice").get(f"/vms/{beta}/").body["power_state"] != "running",
+        within_seconds=20,
+        what="beta is shown as stopped",
+    )
     started = installation.api("alice").post(f"/vms/{beta}/power/", {"action": "start"})
     assert started.status in {200, 201, 202}, started
     eventually(
