@@ -125,6 +125,109 @@ class RuntimeSettings(models.Model):
         validators=[MinValueValidator(5), MaxValueValidator(86_400)],
         help_text="How often every host is read again in full; events tell of changes in between.",
     )
+    placement_allocator = models.CharField(
+        "Allocator",
+        max_length=16,
+        default="spread",
+        choices=[
+            ("first-fit", "First fit: clusters in order, the first host that fits"),
+            ("spread", "Spread: the emptiest host"),
+            ("pack", "Pack: the fullest host that fits"),
+            ("least-consoles", "Least consoles: the host with the most free console slots"),
+            ("random", "Random among the hosts that fit"),
+            ("weights", "The cluster's own weights"),
+        ],
+        help_text="How a host is chosen among those that fit, unless the cluster or the request says otherwise.",
+    )
+    placement_cluster_order = models.CharField(
+        "Clusters in order of",
+        max_length=16,
+        default="memory",
+        choices=[("memory", "Free memory"), ("cpu", "Free CPU"), ("position", "Their position")],
+        help_text="Which cluster is looked at first. Every cluster is looked at.",
+    )
+    placement_across_clusters = models.BooleanField(
+        "Migrate VMs across clusters",
+        default=True,
+        help_text="Whether a VM may move to a host of another cluster when its tags, networks and storage allow it.",
+    )
+    placement_cpu_ratio = models.FloatField(
+        "CPU overcommit",
+        default=4.0,
+        validators=[MinValueValidator(0.1), MaxValueValidator(64)],
+        help_text="How many vCPUs may be promised per CPU thread. Recommended: 1 to 4.",
+    )
+    placement_memory_ratio = models.FloatField(
+        "Memory overcommit",
+        default=1.0,
+        validators=[MinValueValidator(0.1), MaxValueValidator(8)],
+        help_text="How much memory may be promised per memory of the host. Recommended: 1.0.",
+    )
+    placement_memory_reserve_mib = models.PositiveIntegerField(
+        "Memory kept for the host",
+        default=1_024,
+        validators=[MaxValueValidator(1_048_576)],
+        help_text="Memory of each host that is never promised to VMs.",
+    )
+    placement_cpu_threshold_percent = models.PositiveSmallIntegerField(
+        "Stop placing in a cluster at CPU",
+        default=100,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="New VMs and starts go elsewhere once this share of a cluster's CPU is promised. 100: no threshold.",
+    )
+    placement_memory_threshold_percent = models.PositiveSmallIntegerField(
+        "Stop placing in a cluster at memory",
+        default=100,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="New VMs and starts go elsewhere once this share of a cluster's memory is promised. "
+        "100: no threshold.",
+    )
+    placement_decision_retention_days = models.PositiveIntegerField(
+        "Decisions kept",
+        default=30,
+        validators=[MinValueValidator(1), MaxValueValidator(3_650)],
+        help_text="How long placement decisions are kept with every host's reasons.",
+    )
+    migration_timeout_seconds = models.PositiveIntegerField(
+        "Longest migration",
+        default=1_800,
+        validators=[MinValueValidator(10), MaxValueValidator(86_400)],
+        help_text="A migration that takes longer is aborted; the VM goes on where it was.",
+    )
+    migration_bandwidth_mib_per_second = models.PositiveIntegerField(
+        "Migration bandwidth",
+        default=0,
+        validators=[MaxValueValidator(100_000)],
+        help_text="The most one migration may send. 0: no limit.",
+    )
+    migration_downtime_milliseconds = models.PositiveIntegerField(
+        "Longest pause of a migrating VM",
+        default=300,
+        validators=[MinValueValidator(1), MaxValueValidator(60_000)],
+        help_text="How long the VM may stand still when it is switched over to the other host.",
+    )
+    migration_auto_converge = models.BooleanField(
+        "Slow down busy VMs",
+        default=True,
+        help_text="Whether a VM that changes its memory faster than it can be sent is slowed down until it can be.",
+    )
+    migration_post_copy = models.BooleanField(
+        "Post-copy when a migration does not converge",
+        default=False,
+        help_text="The VM goes on at the other host at once and fetches its memory. A cut line then costs the VM.",
+    )
+    migration_host_limit = models.PositiveSmallIntegerField(
+        "Migrations per host",
+        default=2,
+        validators=[MinValueValidator(1), MaxValueValidator(64)],
+        help_text="How many VMs may move into and out of one host at once. Recommended: 2.",
+    )
+    migration_total_limit = models.PositiveSmallIntegerField(
+        "Migrations at once",
+        default=16,
+        validators=[MinValueValidator(1), MaxValueValidator(1_000)],
+        help_text="How many VMs may move at once in the whole installation.",
+    )
     audit_retention_days = models.PositiveIntegerField(
         "Audit trail retention",
         default=365,
@@ -183,6 +286,9 @@ class Operation(models.Model):
     steps = models.JSONField(default=list)
     params = models.JSONField(default=dict)
     result = models.JSONField(default=dict)
+    resumable = models.BooleanField(
+        default=False, help_text="Its own reconciler goes on with it when a worker dies; nobody fails it as stale."
+    )
     error_code = models.CharField(max_length=64, blank=True)
     error_detail = models.TextField(blank=True)
     error_remedy = models.TextField(blank=True)

@@ -31,8 +31,11 @@ def start(
     by: Actor,
     now: datetime,
     params: dict[str, Any] | None = None,
+    resumable: bool = False,
 ) -> Operation:
-    """Creates a pending operation. Raises :class:`OperationRunning` when ``subject`` has a live one already."""
+    """Creates a pending operation; a ``resumable`` one is never failed for its worker's silence.
+
+    Raises :class:`OperationRunning` when ``subject`` has a live one already."""
     try:
         with transaction.atomic():
             operation = Operation.objects.create(
@@ -43,6 +46,7 @@ def start(
                 requested_by_name=by.name,
                 steps=[{"name": name, "status": "pending", "detail": "", "at": None} for name in steps],
                 params=params or {},
+                resumable=resumable,
                 created_at=now,
                 **subject_of(subject),
             )
@@ -126,7 +130,7 @@ def mark_read(operation: Operation, *, now: datetime) -> None:
 
 def fail_stale(*, now: datetime) -> int:
     """Fails operations whose worker went silent, saying so; returns how many."""
-    stale = Operation.objects.filter(
+    stale = Operation.objects.filter(resumable=False).filter(
         models.Q(status=Operation.Status.RUNNING, heartbeat_at__lt=now - timedelta(seconds=STALE_SECONDS))
         | models.Q(status=Operation.Status.PENDING, created_at__lt=now - timedelta(seconds=STALE_SECONDS))
     )

@@ -110,6 +110,16 @@ class Host(models.Model):
         "0.0.0.0 lets VMs move between hosts.",
     )
 
+    migration_uri = models.CharField(
+        "Migration URI",
+        max_length=500,
+        blank=True,
+        help_text="Where other hosts' libvirt reaches this one to send it VMs, for example qemu+tls://kvm-02/system. "
+        "Empty: this host's own URI, if it is one that works from elsewhere.",
+    )
+    networks = models.JSONField(default=list, blank=True, help_text="Names of networks and bridges it has.")
+    datastores = models.JSONField(default=list, blank=True, help_text="Shared storage it reaches, by stable name.")
+
     schedulable = models.BooleanField(default=True, help_text="Off: no new VMs are placed here (cordon).")
     connection = models.CharField(max_length=16, choices=Connection, default=Connection.UNKNOWN)
     connection_changed_at = models.DateTimeField(null=True, blank=True)
@@ -166,6 +176,27 @@ class Host(models.Model):
         return self.endpoint.kind == Kind.SIMULATED
 
 
+class Template(models.Model):
+    """What a VM was made from, as far as placement cares: the tags that its hosts must, or should, carry."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=100, unique=True)
+    description = models.TextField(blank=True)
+    host_tags = models.ManyToManyField(
+        Tag, blank=True, related_name="templates", help_text="A host must carry all of these."
+    )
+    soft_host_tags = models.ManyToManyField(
+        Tag, blank=True, related_name="soft_templates", help_text="A host that carries these is preferred."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name", "id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Offering(models.Model):
     """What a VM may be: CPU, memory, tags, and whether a running VM may be resized into it."""
 
@@ -186,7 +217,12 @@ class Offering(models.Model):
     dynamic_scaling = models.BooleanField(
         "Dynamic scaling", default=False, help_text="Running VMs may be resized to this offering."
     )
-    host_tags = models.ManyToManyField(Tag, blank=True, related_name="offerings")
+    host_tags = models.ManyToManyField(
+        Tag, blank=True, related_name="offerings", help_text="A host must carry all of these."
+    )
+    soft_host_tags = models.ManyToManyField(
+        Tag, blank=True, related_name="soft_offerings", help_text="A host that carries these is preferred."
+    )
     enabled = models.BooleanField(
         default=True, help_text="Off: nobody can choose it any more; VMs that have it keep it."
     )
@@ -216,6 +252,14 @@ class Vm(models.Model):
     host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="vms")
     project = models.ForeignKey(Project, null=True, blank=True, on_delete=models.SET_NULL, related_name="vms")
     offering = models.ForeignKey(Offering, null=True, blank=True, on_delete=models.SET_NULL, related_name="vms")
+    template = models.ForeignKey(Template, null=True, blank=True, on_delete=models.SET_NULL, related_name="vms")
+    pinned = models.BooleanField(
+        default=False, help_text="Never moved by CloudOps itself: somebody wants it on just this host."
+    )
+    networks = models.JSONField(default=list, blank=True, help_text="Networks and bridges it is connected to.")
+    disks = models.JSONField(
+        default=list, blank=True, help_text="Its disks: target, source, storage (shared, local or unknown), datastore."
+    )
     power_state = models.CharField(max_length=16, choices=POWER_STATES, default=PowerState.UNKNOWN)
     vcpus = models.PositiveIntegerField(default=0)
     memory_mib = models.PositiveIntegerField(default=0)
