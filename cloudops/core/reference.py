@@ -8,7 +8,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
 from cloudops import env
-from cloudops.core.runtime import tunable_fields
+from cloudops.core.runtime import tunable_fields, unit_of
 
 INTRODUCTION = """# Configuration
 
@@ -45,11 +45,12 @@ def _value(field: models.Field[object, object]) -> str:
     default = field.get_default()
     if isinstance(default, bool):
         return "on" if default else "off"
-    unit = next((name for name in ("seconds", "days") if field.name.endswith(name)), "")
-    return f"{default} {unit}".strip()
+    return f"{default} {unit_of(field.name)}".strip()
 
 
 def _range(field: models.Field[object, object]) -> str:
+    if field.choices:
+        return ", ".join(f"`{value}`" for value, _ in field.flatchoices)
     low = [v.limit_value for v in field.validators if isinstance(v, MinValueValidator)]
     high = [v.limit_value for v in field.validators if isinstance(v, MaxValueValidator)]
     return f"{max(low, default=0)}–{min(high)}" if high else ""

@@ -25,6 +25,21 @@ def tunable_fields() -> list[Any]:
     return [f for f in RuntimeSettings._meta.concrete_fields if f.name not in {"id", "updated_at"}]
 
 
+_UNITS = {
+    "_mib_per_second": "MiB/s",
+    "_milliseconds": "ms",
+    "_seconds": "seconds",
+    "_days": "days",
+    "_mib": "MiB",
+    "_percent": "%",
+}
+
+
+def unit_of(name: str) -> str:
+    """The unit that a setting's name ends with, as people write it; empty for a mere number."""
+    return next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "")
+
+
 def change(*, by: Actor, now: datetime, **values: object) -> RuntimeSettings:
     """Sets the named settings. Raises :class:`Invalid` with each field's message; then nothing is changed."""
     known = {field.name for field in tunable_fields()}

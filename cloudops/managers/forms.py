@@ -20,10 +20,14 @@ _GROUPS = [
     ("console_", "resume", "Links and dropped lines", ""),
     ("console_", "", "Clean-up and history", "The reaper's interval, and how long ended consoles are kept."),
     ("inventory_", "", "Inventory", "How hosts are read."),
+    ("placement_", "threshold", "Capacity", "How much of a host may be promised to VMs. A cluster may have its own."),
+    ("placement_", "ratio", "Capacity", ""),
+    ("placement_", "reserve", "Capacity", ""),
+    ("placement_", "", "Placement", "How a host is chosen for a VM. A cluster may have its own allocator."),
+    ("migration_", "", "Migration", "How VMs move between hosts, and how many at once."),
     ("audit_", "", "Audit trail", "What happened, who did it, and for how long that is kept."),
     ("", "", "Other", "Settings of their own kind."),
 ]
-_UNITS = ("seconds", "days")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,8 @@ class Item:
     @property
     def count(self) -> str:
         """What a number without a unit of time counts."""
-        return "consoles" if self.field.name.endswith("_limit") else ""
+        name = self.field.name
+        return "consoles" if name.startswith("console_") and name.endswith("_limit") else ""
 
 
 class SettingsForm(forms.Form):
@@ -70,7 +75,7 @@ def _group_of(name: str) -> str:
 
 
 def _item(bound: forms.BoundField, field: Any) -> Item:
-    unit = next((unit for unit in _UNITS if field.name.endswith(unit)), "")
+    unit = runtime.unit_of(field.name)
     low = [v.limit_value for v in field.validators if isinstance(v, MinValueValidator)]
     high = [v.limit_value for v in field.validators if isinstance(v, MaxValueValidator)]
     value, default = bound.value(), field.get_default()
@@ -79,10 +84,17 @@ def _item(bound: forms.BoundField, field: Any) -> Item:
         field=bound,
         unit=unit,
         bounds="" if is_flag or not high else f"{max(low, default=0)}–{min(high)}",
-        default=("on" if default else "off") if is_flag else str(default),
+        default=_default(field, default),
         words=_in_words(value, unit),
         is_default=str(value) == str(default),
     )
+
+
+def _default(field: Any, default: Any) -> str:
+    """The default as the page would show it."""
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return str(dict(field.flatchoices).get(default, default))
 
 
 def _in_words(value: Any, unit: str) -> str:
