@@ -40,7 +40,7 @@ router.register("release-requests", ReleaseRequestViewSet, "release-request")
 router.register("foreign-connections", ForeignConnectionViewSet, "foreign-connection")
 
 _single: list[URLPattern] = [
-    path("me/", MeViewSet.as_view({"get": "retrieve"}), name="me"),
+    path("me/", MeViewSet.as_view({"get": "retrieve", "patch": "partial_update"}), name="me"),
     path("settings/", SettingsViewSet.as_view({"get": "retrieve", "patch": "partial_update"}), name="settings"),
     path("console-usage/", UsageViewSet.as_view({"get": "summary"}), name="console-usage"),
     path("hosts/<uuid:host_id>/console-usage/", UsageViewSet.as_view({"get": "of_host"}), name="host-console-usage"),

@@ -14,6 +14,7 @@ from cloudops.accounts import people, tokens
 from cloudops.accounts.models import ApiToken, Membership, Project, Role, User
 from cloudops.accounts.permissions import demand_own_scopes
 from cloudops.accounts.serializers import (
+    MeChange,
     MembershipChange,
     MembershipCreate,
     MembershipSerializer,
@@ -43,6 +44,18 @@ class MeViewSet(ApiViewSet):
     @extend_schema(summary="Who am I, and what may I do?")
     def retrieve(self, request: Request) -> Response:
         return self.shown(self.get_queryset().get(pk=self.me.pk))
+
+    @extend_schema(
+        summary="Choose the project to look at",
+        description="What the project switcher does: my VMs, my consoles and my activity show that project's only. "
+        "It changes no right and narrows no list of the API.",
+        request=MeChange,
+    )
+    def partial_update(self, request: Request) -> Response:
+        changes = self.body(MeChange)
+        if "current_project" in changes:
+            people.choose_project(self.me, project=changes["current_project"])
+        return self.retrieve(request)
 
 
 class UserFilters(Filters):

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.http import HttpRequest
 
 from cloudops.accounts.rights import Right, has
+from cloudops.accounts.switcher import Switcher
 
 
 def frame(request: HttpRequest) -> dict[str, Any]:
@@ -18,5 +19,6 @@ def frame(request: HttpRequest) -> dict[str, Any]:
     return {
         "rights": frozenset(str(right) for right in Right if has(user, right)),
         "sees_fleet": user.sees_fleet,
+        "switcher": Switcher(user),
         "server_name": settings.SERVER_NAME,
     }

@@ -31,6 +31,12 @@ class TokenForm(forms.Form):
     days = forms.IntegerField(label="Expires after", min_value=1, max_value=MAX_DAYS, initial=90)
 
 
+class ProjectChoiceForm(forms.Form):
+    """The project to look at; empty for all."""
+
+    project = forms.UUIDField(required=False)
+
+
 class UserFields(forms.Form):
     """What an administrator says about a person."""
 

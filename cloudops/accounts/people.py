@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
@@ -16,7 +17,7 @@ from cloudops.accounts.models import ApiToken, Membership, Project, Role, User
 from cloudops.accounts.signals import rights_changed
 from cloudops.core import events, live
 from cloudops.core.actors import Actor
-from cloudops.core.errors import Conflict, Invalid
+from cloudops.core.errors import Conflict, Invalid, NotFound
 from cloudops.core.models import Event
 from cloudops.core.validation import assign, demand_known, demand_valid
 
@@ -35,6 +36,12 @@ class ProjectInUse(Conflict):
     code = "project-in-use"
     title = "The project still has VMs."
     remedy = "Assign its VMs to another project, or to none, first."
+
+
+class NoSuchProject(NotFound):
+    code = "project-not-found"
+    title = "There is no such project among yours."
+    remedy = "Choose one of your projects, or all of them."
 
 
 class AlreadyMember(Conflict):
@@ -253,10 +260,18 @@ def remove_members(project: Project, *, users: Iterable[User], by: Actor, now: d
     return len(gone)
 
 
-def choose_project(user: User, *, project: Project | None) -> None:
-    """The person looks at one project's things from now on, or at all. Their own choice, so nothing is audited."""
-    user.current_project = project
-    user.save(update_fields=["current_project"])
+def choose_project(user: User, *, project: UUID | None) -> Project | None:
+    """The person's own pages show one project's things from now on, or (None) all. It changes no right and nobody
+    else sees it, so nothing is audited. Raises :class:`NoSuchProject` unless they are a member."""
+    chosen = None
+    if project is not None:
+        chosen = user.projects.filter(pk=project).first()
+        if chosen is None:
+            raise NoSuchProject
+    User.objects.filter(pk=user.pk).update(current_project=chosen)
+    user.current_project = chosen
+    live.publish(f"user:{user.pk}")
+    return chosen
 
 
 def _put_password(user: User, password: str) -> None:

@@ -10,6 +10,7 @@ from rest_framework import serializers
 from cloudops.accounts import tokens
 from cloudops.accounts.models import ApiToken, Membership, Project, User
 from cloudops.accounts.rights import Right, Scope, VmRight, everywhere, has
+from cloudops.accounts.switcher import Switcher
 from cloudops.core.rest import Body, Shown
 
 SCOPES = [(scope.value, scope.value) for scope in Scope]
@@ -57,6 +58,10 @@ class MeSerializer(Shown):
     rights = serializers.SerializerMethodField(help_text="Rights in the whole installation.")
     may_console_everything = serializers.SerializerMethodField(help_text="Whether every VM's console may be opened.")
     memberships = MyMembership(many=True)
+    current_project = serializers.SerializerMethodField(
+        help_text="The project that your own pages show; null for all, and for people in fewer than two. "
+        "It narrows no list of the API."
+    )
     token = serializers.SerializerMethodField(help_text="Null for a browser session.")
 
     class Meta:
@@ -71,6 +76,7 @@ class MeSerializer(Shown):
             "rights",
             "may_console_everything",
             "memberships",
+            "current_project",
             "token",
         ]
 
@@ -81,10 +87,23 @@ class MeSerializer(Shown):
     def get_may_console_everything(self, user: User) -> bool:
         return everywhere(user, VmRight.CONSOLE)
 
+    @extend_schema_field(ProjectRef(allow_null=True))
+    def get_current_project(self, user: User) -> dict[str, Any] | None:
+        chosen = Switcher(user).current
+        return ProjectRef(chosen).data if chosen else None
+
     @extend_schema_field(MyToken(allow_null=True))
     def get_token(self, user: User) -> dict[str, Any] | None:
         token = self.context["request"].auth
         return MyToken(token).data if isinstance(token, ApiToken) else None
+
+
+class MeChange(Body):
+    """What everybody may change about themselves."""
+
+    current_project = serializers.UUIDField(
+        allow_null=True, required=False, help_text="One of your projects, or null for all of them."
+    )
 
 
 class UserSerializer(Shown):

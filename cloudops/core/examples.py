@@ -75,6 +75,7 @@ EXAMPLES: Final[dict[str, Example]] = {
         {"name": "medium", "vcpus": 2, "memory_mib": 4096, "dynamic_scaling": True, "host_tags": ["ssd"]}
     ),
     "post /api/v1/clusters/": Example({"name": "linux-a", "description": "Ground floor"}),
+    "patch /api/v1/me/": Example({"current_project": _PROJECT}),
     "patch /api/v1/settings/": Example({"console_cleanup_interval_seconds": 600, "console_retention_seconds": 3600}),
     "post /api/v1/users/": Example({"username": "alice", "email": "alice@example.org", "role": "tenant"}),
     "post /api/v1/projects/": Example(

@@ -11,6 +11,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from cloudops.accounts.models import User
 from cloudops.accounts.pages import person, signed_in
+from cloudops.accounts.switcher import Switcher
 from cloudops.core import pages, runtime
 from cloudops.core.requests import actor_of
 from consoles import limits, release, sessions
@@ -23,9 +24,11 @@ HISTORY_SHOWN = 20
 @require_safe
 @signed_in
 def my_consoles(request: HttpRequest) -> HttpResponse:
-    """One's open consoles, the requests to release one, and those that ended lately."""
+    """One's open consoles in the chosen project, the requests to release one, and those that ended lately."""
     user, now = person(request), timezone.now()
-    own = ConsoleSession.objects.filter(user=user).for_display()
+    everywhere = ConsoleSession.objects.filter(user=user).for_display()
+    chosen = Switcher(user).current
+    own = everywhere.filter(vm__project_id=chosen.pk) if chosen else everywhere
     current = list(own.current(now).order_by("created_at", "id"))
     setting = runtime.current()
     projects = set(user.memberships.values_list("project_id", flat=True))
@@ -52,6 +55,9 @@ def my_consoles(request: HttpRequest) -> HttpResponse:
             for asked in release.asked_by(user, now=now).select_related("session__vm", "session__host")
         ],
         "usage": limits.usage_of_user(user, now=now),
+        "elsewhere": everywhere.current(now).exclude(vm__project_id=chosen.pk).count() if chosen else 0,
+        "chosen": chosen,
+        "nothing_open": f"You have no console open in {chosen}" if chosen else "You have no console open",
         "settings": setting,
         "idle_count": sum(row.is_shown_idle(now, setting.console_idle_warning_seconds) for row in current),
         "user_topic": f"user:{user.pk}",
@@ -67,9 +73,11 @@ def _may_name(session: ConsoleSession, user: User, projects: set[UUID]) -> bool:
 @require_POST
 @signed_in
 def disconnect_mine(request: HttpRequest) -> HttpResponse:
-    """Ends chosen consoles of one's own, or with ``idle`` all that are idle."""
+    """Ends chosen consoles of one's own, or with ``idle`` all that are idle (in ``project``, if that is sent)."""
     user, now = person(request), timezone.now()
     own = ConsoleSession.objects.filter(user=user)
+    if "project" in request.POST:
+        own = own.filter(vm__project_id__in=_uuids(request.POST.getlist("project")))
     if "idle" in request.POST:
         chosen = own.idle(now, runtime.current().console_idle_warning_seconds)
     else:

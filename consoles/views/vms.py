@@ -16,6 +16,7 @@ from cloudops.accounts import rights
 from cloudops.accounts.models import Project, User
 from cloudops.accounts.pages import needs, person, signed_in
 from cloudops.accounts.rights import Right, VmRight
+from cloudops.accounts.switcher import Switcher
 from cloudops.core import listing, pages, runtime
 from cloudops.core.errors import Invalid, Refusal
 from cloudops.core.models import Event, subject_of
@@ -118,11 +119,14 @@ def _memberships(user: User) -> dict[Any, Any]:
 @require_safe
 @signed_in
 def my_vms(request: HttpRequest) -> HttpResponse:
-    """The VMs of one's projects, and the way into their consoles."""
+    """The VMs of one's projects, or of the one that ``?project=`` or else the switcher names, and the way into their
+    consoles."""
     user, now = person(request), timezone.now()
     mine = _memberships(user)
     wanted = pages.filters(request, "q", "project", "power")
-    found = _narrowed(access.visible_vms(user).filter(project_id__in=list(mine)), wanted)
+    chosen = None if "project" in wanted else Switcher(user).current
+    shown = {**wanted, "project": str(chosen.pk)} if chosen else wanted
+    found = _narrowed(access.visible_vms(user).filter(project_id__in=list(mine)), shown)
     page = listing.page(found, order=("name", "id"), cursor=request.GET.get("cursor", ""))
     usage = limits.usage_by_vm([vm.pk for vm in page.rows], now=now)
     everywhere = rights.everywhere(user, VmRight.CONSOLE)
@@ -138,6 +142,7 @@ def my_vms(request: HttpRequest) -> HttpResponse:
         "page": page,
         "rows": rows,
         "memberships": list(mine.values()),
+        "chosen": chosen,
         "filtered": bool(wanted),
         "topics": live_topics(user, list(mine)),
         "own": limits.usage_of_user(user, now=now),

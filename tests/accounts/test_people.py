@@ -15,6 +15,7 @@ from cloudops.accounts import people, tokens
 from cloudops.accounts.models import Membership, Project, Role, User
 from cloudops.accounts.rights import Scope
 from cloudops.accounts.signals import rights_changed
+from cloudops.accounts.switcher import Switcher
 from cloudops.core.actors import Actor, ActorKind
 from cloudops.core.errors import Invalid
 from cloudops.core.models import Event
@@ -217,9 +218,27 @@ class TestMemberships:
 
     def test_the_project_switcher_is_ones_own_choice(self, clock: Clock, shop: Project) -> None:
         bob = person("bob", clock)
-        people.choose_project(bob, project=shop)
+        with pytest.raises(people.NoSuchProject):
+            people.choose_project(bob, project=shop.pk)
+        people.add_member(shop, user=bob, by=BY, now=clock.now)
+        assert people.choose_project(bob, project=shop.pk) == shop
         bob.refresh_from_db()
         assert bob.current_project == shop
-        people.choose_project(bob, project=None)
+        assert people.choose_project(bob, project=None) is None
         bob.refresh_from_db()
         assert bob.current_project is None
+
+    def test_a_choice_holds_while_there_is_something_to_choose(self, clock: Clock, shop: Project) -> None:
+        bob = person("bob", clock)
+        other = people.create_project(name="other", by=BY, now=clock.now)
+        for project in (shop, other):
+            people.add_member(project, user=bob, by=BY, now=clock.now)
+        people.choose_project(bob, project=shop.pk)
+        assert Switcher(bob).current == shop
+        assert Switcher(bob).projects == sorted([shop, other], key=lambda project: project.name)
+        people.remove_members(other, users=[bob], by=BY, now=clock.now)
+        assert Switcher(bob).current is None
+        assert Switcher(bob).projects == []
+        people.add_member(other, user=bob, by=BY, now=clock.now)
+        people.remove_members(shop, users=[bob], by=BY, now=clock.now)
+        assert Switcher(bob).current is None

@@ -34,6 +34,8 @@ CHANGE_FLEET = (401, 403, 403, 200, 200)
 
 TABLE = [
     Row("get", "/me/", READ_ALL),
+    Row("patch", "/me/", READ_ALL, {"current_project": None}),
+    Row("patch", "/me/", (401, 404, 200, 404, 404), {"current_project": "{apollo}"}, note="only a member"),
     Row("get", "/settings/", FLEET),
     Row("patch", "/settings/", ADMIN, {"console_host_limit": 41}),
     Row("get", "/users/", ADMIN),

@@ -1,7 +1,8 @@
-"""One's own account: password, second factor, API tokens; and where the start page leads."""
+"""One's own account: password, second factor, API tokens, the project looked at; and where the start page leads."""
 
 from __future__ import annotations
 
+from urllib.parse import parse_qsl, urlencode
 from uuid import UUID
 
 from allauth.mfa.models import Authenticator
@@ -13,8 +14,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_POST, require_safe
 
-from cloudops.accounts import tokens
-from cloudops.accounts.forms import TokenForm
+from cloudops.accounts import people, tokens
+from cloudops.accounts.forms import ProjectChoiceForm, TokenForm
 from cloudops.accounts.models import ApiToken
 from cloudops.accounts.pages import person, signed_in
 from cloudops.core import pages
@@ -56,6 +57,28 @@ def _facts(request: HttpRequest) -> dict[str, object]:
         "now": timezone.now(),
         "public_url": settings.PUBLIC_URL,
     }
+
+
+@signed_in
+def choose_project(request: HttpRequest) -> HttpResponse:
+    """The choice as a page of its own, or as the frame's fragment; a POST chooses one project, or without one all."""
+    if request.method != "POST":
+        return pages.show(
+            request, "accounts/project_choose.html", {"next": "/my/vms/"}, fragment="partials/switcher.html"
+        )
+    form = ProjectChoiceForm(request.POST)
+    if not form.is_valid():
+        raise people.NoSuchProject
+    chosen = people.choose_project(person(request), project=form.cleaned_data["project"])
+    text = f"Your pages show {chosen} now." if chosen else "Your pages show all your projects now."
+    return pages.done(request, text, to=_without_project(pages.back(request, "/my/vms/")))
+
+
+def _without_project(address: str) -> str:
+    """A page's own ``?project=`` would go before the choice just made, and a list's cursor belongs to the old one."""
+    path, _, query = address.partition("?")
+    kept = [(name, value) for name, value in parse_qsl(query) if name not in {"project", "cursor"}]
+    return f"{path}?{urlencode(kept)}" if kept else path
 
 
 @require_POST

@@ -13,6 +13,7 @@ from django.views.decorators.http import require_safe
 
 from cloudops.accounts.pages import needs, person, signed_in
 from cloudops.accounts.rights import Right
+from cloudops.accounts.switcher import Switcher
 from cloudops.core import listing, pages
 from cloudops.core.models import Event
 
@@ -94,7 +95,11 @@ def audit(request: HttpRequest) -> HttpResponse:
 @require_safe
 @signed_in
 def my_activity(request: HttpRequest) -> HttpResponse:
-    """What one did oneself, newest first."""
+    """What one did oneself, newest first; in the chosen project only, if the switcher names one."""
     user = person(request)
     own = Event.objects.filter(actor_user_id=user.pk)
-    return _list(request, own, "managers/my_activity.html", {"events_topic": f"user:{user.pk}", "own": True})
+    chosen = Switcher(user).current
+    if chosen:
+        own = own.filter(project_id=chosen.pk)
+    extra = {"events_topic": f"user:{user.pk}", "own": True, "chosen": chosen}
+    return _list(request, own, "managers/my_activity.html", extra)
