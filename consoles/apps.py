@@ -18,5 +18,7 @@ class ConsolesConfig(AppConfig):
         inventory.vm_console_changed.connect(changes.on_vm_console_changed)
         inventory.host_lost.connect(changes.on_host_lost)
         inventory.host_removing.connect(changes.on_host_removing)
+        inventory.host_fenced.connect(changes.on_host_fenced)
+        inventory.host_console_load.connect(changes.on_host_console_load)
         inventory.host_use.connect(changes.on_host_use)
         inventory.vm_use.connect(changes.on_vm_use)

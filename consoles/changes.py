@@ -14,7 +14,7 @@ from uuid import UUID
 from cloudops.accounts.models import Membership, Role
 from cloudops.core import live
 from cloudops.core.actors import Actor, system
-from consoles import sessions
+from consoles import limits, sessions
 from consoles.models import ConsoleSession, ForeignConnection
 from consoles.reasons import ClosedReason
 
@@ -107,6 +107,13 @@ def note_hosts_removing(*, host_ids: Sequence[UUID], now: datetime) -> int:
     return sessions.close_many(sessions=held, reason=ClosedReason.HOST_LOST, by=system("inventory"), now=now)
 
 
+def note_hosts_fenced(*, host_ids: Sequence[UUID], now: datetime) -> int:
+    """An administrator declared the hosts dead: their consoles end, whatever a display may still answer."""
+    ForeignConnection.objects.filter(host_id__in=host_ids).delete()
+    held = ConsoleSession.objects.live().filter(host_id__in=host_ids)
+    return sessions.close_many(sessions=held, reason=ClosedReason.HOST_LOST, by=system("inventory"), now=now)
+
+
 # Receivers, connected in ``apps``
 
 
@@ -132,6 +139,16 @@ def on_host_lost(*, host_ids: list[UUID], now: datetime, **_: Any) -> None:
 
 def on_host_removing(*, host_ids: list[UUID], now: datetime, **_: Any) -> None:
     note_hosts_removing(host_ids=host_ids, now=now)
+
+
+def on_host_fenced(*, host_ids: list[UUID], now: datetime, **_: Any) -> None:
+    note_hosts_fenced(host_ids=host_ids, now=now)
+
+
+def on_host_console_load(*, host_ids: list[UUID] | None, now: datetime, **_: Any) -> dict[UUID, tuple[int, int]]:
+    """Consoles in use and allowed, by host."""
+    usages = limits.usage_by_host(host_ids, now=now)
+    return {host_id: (usage.in_use, usage.limit) for host_id, usage in usages.items()}
 
 
 def on_host_use(*, host_ids: list[UUID], now: datetime, **_: Any) -> dict[str, int]:

@@ -16,7 +16,7 @@ from cloudops.core.errors import Conflict, Refusal
 from cloudops.core.models import Operation
 from cloudops.core.queue import enqueue
 from cloudops.hypervisors.port import HypervisorError, PowerAction, PowerState
-from cloudops.inventory import endpoints, sync
+from cloudops.inventory import endpoints, signals, sync
 from cloudops.inventory.models import Connection, Vm
 
 log = structlog.get_logger(__name__)
@@ -90,7 +90,8 @@ def blocked_actions(vm: Vm) -> dict[PowerAction, str]:
 def power(vm: Vm, *, action: PowerAction, by: Actor, now: datetime) -> Operation:
     """Starts the operation; a worker executes it. Needs ``select_related("host")``.
 
-    Raises :class:`HostNotUp`, :class:`PowerActionImpossible` and ``OperationRunning``.
+    Raises :class:`HostNotUp`, :class:`PowerActionImpossible`, ``OperationRunning`` and, for a start, whatever refusal
+    the layers above have (``signals.vm_starting``).
     """
     if vm.host.connection == Connection.UNREACHABLE:
         raise HostNotUp(f"{vm.host.name}: {vm.host.error_detail or 'cannot be reached.'}")
@@ -106,6 +107,8 @@ def power(vm: Vm, *, action: PowerAction, by: Actor, now: datetime) -> Operation
             now=now,
             params={"action": str(action)},
         )
+        if action is PowerAction.START:
+            signals.vm_starting.send(sender=None, vm=vm, operation=operation, by=by, now=now)
         transaction.on_commit(lambda: _hand_over(operation, now))
     return operation
 

@@ -47,3 +47,16 @@ host_use = Signal()
 
 vm_use = Signal()
 """``vm_ids``: asks which of these vanished VMs somebody still needs; receivers return a set of ids."""
+
+vm_starting = Signal()
+"""``vm``, ``operation``, ``by``: sent inside the transaction that starts the operation which starts this VM. A receiver
+that raises a ``Refusal`` undoes it: the VM is not started, and the refusal's words are the answer."""
+
+hosts_changed = Signal()
+"""``host_ids``: new, or their totals, cordon, connection, cluster, tags, networks or datastores changed."""
+
+host_console_load = Signal()
+"""``host_ids`` (None: all): asks for consoles in use; receivers return ``{host_id: (in_use, limit)}``."""
+
+host_fenced = Signal()
+"""``host_ids``: an administrator declared them dead; whatever still seems to live there has ended."""

@@ -1,0 +1,271 @@
+"""The port's values: what a hypervisor reports and is given. Sizes are MiB, times are aware UTC."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cloudops.hypervisors.port_errors import HypervisorError
+
+
+class Kind(enum.StrEnum):
+    """Which driver serves an endpoint."""
+
+    LIBVIRT = "libvirt"
+    VSPHERE = "vsphere"
+    SIMULATED = "simulated"
+
+
+class PowerState(enum.StrEnum):
+    """What the hypervisor reports of a VM; ``UNKNOWN`` when its host cannot be asked."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    OFF = "off"
+    CRASHED = "crashed"
+    UNKNOWN = "unknown"
+
+
+class PowerAction(enum.StrEnum):
+    """What may be asked of a VM. ``SHUTDOWN`` and ``REBOOT`` ask the guest (ACPI); ``STOP`` and ``RESET`` do not."""
+
+    START = "start"
+    SHUTDOWN = "shutdown"
+    REBOOT = "reboot"
+    STOP = "stop"
+    RESET = "reset"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """All a driver needs to reach a management endpoint. ``secret`` is plain text here and must never be logged."""
+
+    key: str
+    kind: Kind
+    uri: str
+    username: str = ""
+    secret: str = field(default="", repr=False)
+    certificate_sha256: str = ""
+    timeout_seconds: float = 10.0
+    keepalive_seconds: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """A host as its hypervisor reports it. ``ref`` is stable within the endpoint.
+
+    ``networks`` are names of networks and bridges; ``datastores`` name shared storage alike on every host that reaches
+    it; ``migration_uri`` is where other hosts may send VMs, when the endpoint's own URI works from elsewhere.
+    """
+
+    ref: str
+    name: str
+    cpu_threads: int
+    cpu_mhz: int
+    memory_mib: int
+    memory_free_mib: int
+    hypervisor_version: str
+    cpu_model: str = ""
+    cpu_percent: float | None = None
+    networks: tuple[str, ...] = ()
+    datastores: tuple[str, ...] = ()
+    migration_uri: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingFacts:
+    """The ceiling a VM was started with (libvirt ``maxMemory``/``vcpu``), as far as the platform tells."""
+
+    max_vcpus: int
+    max_memory_mib: int
+    memory_slots: int = 0
+    memory_slots_used: int = 0
+
+
+class DiskKind(enum.StrEnum):
+    """Whether other hosts reach a disk too, as far as the platform tells."""
+
+    SHARED = "shared"
+    LOCAL = "local"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFacts:
+    """One disk of a VM. ``target`` is what the guest sees (``vda``), ``source`` the file, device or volume behind it.
+
+    ``datastore`` is the name that :attr:`HostFacts.datastores` uses, empty for storage that is not shared.
+    """
+
+    target: str
+    source: str
+    kind: DiskKind
+    datastore: str = ""
+    size_mib: int = 0
+    removable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VmFacts:
+    """A VM as its hypervisor reports it. ``ref`` is the VM's UUID on libvirt, its instance UUID on vSphere.
+
+    ``cpu_model`` is what the guest was given; empty for the hypervisor's default, which any host has.
+    """
+
+    ref: str
+    name: str
+    host_ref: str
+    power_state: PowerState
+    vcpus: int
+    memory_mib: int
+    scaling: ScalingFacts | None = None
+    guest_os: str = ""
+    max_consoles: int | None = None
+    has_console: bool = True
+    disks: tuple[DiskFacts, ...] = ()
+    networks: tuple[str, ...] = ()
+    cpu_model: str = ""
+
+
+class Transport(enum.StrEnum):
+    """How the relay reaches a VM's VNC server."""
+
+    TCP = "tcp"
+    TLS = "tls"
+    FD = "fd"
+    WSS = "wss"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleEndpoint:
+    """Where a VM's VNC server is *now*, and what the relay needs to speak RFB to it.
+
+    ``TCP``/``TLS``: ``host`` and ``port``. ``FD``: ``fd`` is a connected socket that the receiver owns and closes.
+    ``WSS``: ``url`` with the ``binary`` subprotocol, certificate pinned by ``certificate_sha256``. ``password`` is the
+    VNC password (at most 8 characters count), empty for none. ``host`` may be a wildcard or loopback address as the
+    guest's VNC server listens on it; the caller substitutes the host's management address.
+    """
+
+    transport: Transport
+    host: str = ""
+    port: int = 0
+    fd: int = -1
+    url: str = ""
+    certificate_sha256: str = ""
+    password: str = field(default="", repr=False)
+    ca_pem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleConnection:
+    """One display connection that the platform really has (libvirt: ``query-vnc``; vSphere: ``QueryConnections``).
+
+    ``label`` identifies it for :meth:`Hypervisor.drop_connections`. A connection over a passed file descriptor has
+    family ``unix`` and no address.
+    """
+
+    label: str
+    family: str
+    client_host: str = ""
+    client_port: int = 0
+    websocket: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Screenshot:
+    """A picture of a VM's display."""
+
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStep:
+    """One step of "test connection": what was tried, whether it worked, and what to do when it did not."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+    elapsed_ms: float = 0.0
+
+
+class EventKind(enum.StrEnum):
+    """What a driver tells between polls."""
+
+    VM_CHANGED = "vm_changed"
+    VM_REMOVED = "vm_removed"
+    CONSOLE_CHANGED = "console_changed"
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+
+
+@dataclass(frozen=True, slots=True)
+class HypervisorEvent:
+    """Something happened; the receiver re-reads what it needs. ``power_state`` is set when the event tells it."""
+
+    kind: EventKind
+    vm_ref: str = ""
+    at: datetime | None = None
+    power_state: PowerState | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationTarget:
+    """Where a VM is to go. ``spec`` is how *we* reach the destination, ``uri`` how the *source host* does."""
+
+    spec: EndpointSpec
+    host_ref: str
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationOptions:
+    """How a VM is moved. ``live`` off: only the definition of a VM that is off. ``bandwidth_mib_per_second`` 0: no
+    limit. ``auto_converge`` slows a guest that writes faster than its memory is copied; ``post_copy`` lets it run at
+    the destination before all is copied, which ends for sure but loses the VM if the line breaks then.
+    ``copy_storage`` copies disks that are not shared."""
+
+    live: bool = True
+    bandwidth_mib_per_second: int = 0
+    downtime_milliseconds: int = 300
+    auto_converge: bool = True
+    post_copy: bool = False
+    copy_storage: bool = False
+
+
+class MigrationState(enum.StrEnum):
+    """``NONE``: no job runs, and none is remembered: whoever asks looks where the VM is."""
+
+    NONE = "none"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStatus:
+    """How far a migration is. ``remaining`` may grow while the guest writes; ``error`` is set when it failed."""
+
+    state: MigrationState
+    memory_total_mib: int = 0
+    memory_remaining_mib: int = 0
+    memory_sent_mib: int = 0
+    rate_mib_per_second: float = 0.0
+    downtime_milliseconds: float | None = None
+    elapsed_seconds: float = 0.0
+    post_copy: bool = False
+    error: HypervisorError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why a destination would not take a VM; ``code`` is that of the error a migration there would end with."""
+
+    code: str
+    detail: str
+    remedy: str
