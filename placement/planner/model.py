@@ -1,9 +1,9 @@
 """What is asked of the planner and what it answers: plain values, nothing of a database.
 
-Units: MiB, vCPUs, console slots, seconds from the start of the plan. Hosts and VMs are named by their ids. Which hosts a
-VM may run on is told by rules, one bitmask of hosts each (bit ``i`` stands for ``problem.hosts[i]``), so that the rules
-themselves live in the scheduler's filters only. Make masks with :func:`mask_of`; VMs that ask for the same share one
-tuple of rules.
+Units: MiB, vCPUs, console slots, seconds from the start of the plan. Hosts and VMs are named by their ids. Which hosts
+a VM may run on is told by rules, one bitmask of hosts each (bit ``i`` stands for ``problem.hosts[i]``), so that the
+rules themselves live in the scheduler's filters only. Make masks with :func:`mask_of`; VMs that ask for the same share
+one tuple of rules.
 """
 
 from __future__ import annotations
