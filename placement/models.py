@@ -336,7 +336,7 @@ class MaintenanceHost(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.host_id} ({self.status})"
+        return f"{self.host} ({self.get_status_display().lower()})"
 
 
 class MoveStatus(models.TextChoices):
@@ -361,6 +361,7 @@ class MaintenanceMove(models.Model):
         ACROSS = "across", "Across clusters"
         DROP_SOFT_TAGS = "drop-soft-tags", "Without its soft tags"
         COPY_STORAGE = "copy-storage", "With its local disks"
+        MOVE_PINNED = "move-pinned", "Although it is pinned"
         SKIP = "skip", "Leave it there"
         STOP = "stop", "Stop it"
 
@@ -402,12 +403,20 @@ class MaintenanceMove(models.Model):
     status = models.CharField(max_length=16, choices=MoveStatus, default=MoveStatus.WAITING)
     choice = models.CharField(max_length=16, choices=Choice, default=Choice.NONE, blank=True)
     choice_host = models.ForeignKey(Host, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    relaxed = models.JSONField(
+        default=list, blank=True, help_text="Choices that hold beside that: across, copy-storage and so on."
+    )
     position = models.PositiveIntegerField(default=0, help_text="Its place in the plan's order.")
+    after = models.JSONField(default=list, blank=True, help_text="VMs whose moves must have ended before, by id.")
+    expected_seconds = models.FloatField(default=0)
     attempts = models.PositiveSmallIntegerField(default=0)
     tried_hosts = models.JSONField(default=list, blank=True, help_text="Hosts on which it failed, with the reason.")
     reason_code = models.CharField(max_length=64, blank=True)
     reason = models.TextField(blank=True)
     remedy = models.TextField(blank=True)
+    remedies = models.JSONField(
+        default=list, blank=True, help_text="What one click can do about it: choice, label, host_id, host_name."
+    )
     retry_at = models.DateTimeField(null=True, blank=True)
     operation = models.ForeignKey(Operation, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     updated_at = models.DateTimeField()
@@ -425,7 +434,7 @@ class MaintenanceMove(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.vm_id} ({self.status})"
+        return f"{self.vm} ({self.get_status_display().lower()})"
 
 
 class VmMigration(models.Model):
