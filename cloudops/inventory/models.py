@@ -260,6 +260,9 @@ class Vm(models.Model):
     disks = models.JSONField(
         default=list, blank=True, help_text="Its disks: target, source, storage (shared, local or unknown), datastore."
     )
+    cpu_model = models.CharField(
+        max_length=200, blank=True, help_text="The CPU its guest was given. Empty: the hypervisor's default."
+    )
     power_state = models.CharField(max_length=16, choices=POWER_STATES, default=PowerState.UNKNOWN)
     vcpus = models.PositiveIntegerField(default=0)
     memory_mib = models.PositiveIntegerField(default=0)

@@ -13,9 +13,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cloudops.accounts.models import Project
 from cloudops.core import operations
+from cloudops.core.errors import Conflict
 from cloudops.core.models import Event, Operation
 from cloudops.hypervisors.port import Busy, PowerAction, PowerState, Unreachable, VmNotRunning
-from cloudops.inventory import offerings, power, sync, tasks, vms
+from cloudops.inventory import offerings, power, signals, sync, tasks, vms
 from cloudops.inventory.models import Connection, Host, Vm
 from tests.conftest import Clock
 from tests.inventory.conftest import Fakes, Heard
@@ -123,6 +124,25 @@ class TestPower:
         with pytest.raises(operations.OperationRunning) as refusal:
             vms.power(vm, action=PowerAction.REBOOT, by=ADMIN, now=NOW)
         assert refusal.value.numbers["operation"] == str(Operation.objects.get().pk)
+
+    def test_a_start_may_be_refused_from_above_and_leaves_nothing(self, vm: Vm) -> None:
+        asked: list[Any] = []
+
+        def refuse(**what: Any) -> None:
+            asked.append(what)
+            raise Conflict("The host is being emptied.")
+
+        signals.vm_starting.connect(refuse)
+        try:
+            with pytest.raises(Conflict, match="being emptied"):
+                power.power(again("vm-2"), action=PowerAction.START, by=ADMIN, now=NOW)
+            power.power(vm, action=PowerAction.PAUSE, by=ADMIN, now=NOW)
+        finally:
+            signals.vm_starting.disconnect(refuse)
+        assert [(what["vm"].ref, what["by"], what["operation"].kind) for what in asked] == [
+            ("vm-2", ADMIN, "vm.power")
+        ]
+        assert [row.subject_id for row in Operation.objects.all()] == [str(vm.pk)]
 
     def test_states_and_hosts_that_do_not_allow_it(self, vm: Vm) -> None:
         off = again("vm-2")

@@ -137,6 +137,7 @@ class Migration(migrations.Migration):
                 ('pinned', models.BooleanField(default=False, help_text='Never moved by CloudOps itself: somebody wants it on just this host.')),
                 ('networks', models.JSONField(blank=True, default=list, help_text='Networks and bridges it is connected to.')),
                 ('disks', models.JSONField(blank=True, default=list, help_text='Its disks: target, source, storage (shared, local or unknown), datastore.')),
+                ('cpu_model', models.CharField(blank=True, help_text="The CPU its guest was given. Empty: the hypervisor's default.", max_length=200)),
                 ('power_state', models.CharField(choices=[(cloudops.hypervisors.port.PowerState['RUNNING'], 'Running'), (cloudops.hypervisors.port.PowerState['PAUSED'], 'Paused'), (cloudops.hypervisors.port.PowerState['OFF'], 'Off'), (cloudops.hypervisors.port.PowerState['CRASHED'], 'Crashed'), (cloudops.hypervisors.port.PowerState['UNKNOWN'], 'Unknown')], default=cloudops.hypervisors.port.PowerState['UNKNOWN'], max_length=16)),
                 ('vcpus', models.PositiveIntegerField(default=0)),
                 ('memory_mib', models.PositiveIntegerField(default=0)),
