@@ -16,7 +16,8 @@ FIRMWARE_MEMORY_MIB = 32
 class GuestSpec:
     """A guest to define. Without an ``image`` it shows the firmware's "no bootable device": a picture, and cheap.
 
-    ``vnc_listen`` empty: VNC without any address (reachable through a passed descriptor only). ``display`` False: none.
+    ``vnc_listen`` empty: VNC without any address (reachable through a passed descriptor only); None: the address that
+    each host has configured, so that the guest can move. ``display`` False: none.
     """
 
     name: str
@@ -26,7 +27,7 @@ class GuestSpec:
     vcpus: int = 1
     max_vcpus: int = 4
     display: bool = True
-    vnc_listen: str = "127.0.0.1"
+    vnc_listen: str | None = "127.0.0.1"
     vnc_password: str = ""
     uuid: str = ""
 
@@ -81,7 +82,7 @@ def _devices(domain: ET.Element, spec: GuestSpec, serial_log: Path) -> None:
             graphics.set("passwd", spec.vnc_password)
         if spec.vnc_listen:
             ET.SubElement(graphics, "listen", type="address", address=spec.vnc_listen)
-        else:
+        elif spec.vnc_listen is not None:
             ET.SubElement(graphics, "listen", type="none")
         video = ET.SubElement(devices, "video")
         ET.SubElement(video, "model", type="vga", vram="16384", heads="1", primary="yes")

@@ -55,19 +55,22 @@ class LibvirtHost:
         *,
         listen: Listen | None = None,
         vnc_ports: tuple[int, int] = (5900, 6899),
-        network_namespace: str = "",
         peers: Mapping[str, str] | None = None,
+        shared_dir: Path | None = None,
         socket_gid: int | None = None,
     ) -> None:
-        """``network_namespace``: an existing one (ip netns) to live in; ``peers``: addresses of other hosts by name,
-        for migration. ``socket_gid`` lets a group beside root use the socket: whoever may, is root on this host."""
+        """``peers``: addresses of other hosts by name, for migration; hosts that send each other guests have a
+        ``shared_dir`` in common, for guests' serial logs and definitions. ``socket_gid`` lets a group beside root use
+        the socket: whoever may, is root on this host."""
         self.state_dir = state_dir.absolute()
         self.name = name
+        self.network_namespace: Path | None = None
+        """The network namespace that the next :meth:`start` lives in; None: the machine's own."""
         self.guests: dict[str, str] = {}
         self._listen = listen
         self._vnc_ports = vnc_ports
-        self._network_namespace = network_namespace
         self._peers = dict(peers or {})
+        self._shared_dir = shared_dir.absolute() if shared_dir else self.state_dir
         self._socket_gid = socket_gid
         self._child: Child | None = None
         self._lock: IO[str] | None = None
@@ -113,7 +116,7 @@ class LibvirtHost:
             return
         try:
             if save_guests and self._child.is_running():
-                for guest in self.virsh("list", "--name").split():
+                for guest in self.running():
                     self.virsh("managedsave", guest)
         finally:
             self._kill_host(self._child)
@@ -130,15 +133,43 @@ class LibvirtHost:
     ) -> None:
         self.stop()
 
+    def is_running(self) -> bool:
+        """Whether the host is on; its libvirtd may still be frozen, or dead for a moment."""
+        return self._child is not None and self._child.is_running()
+
+    def wait_answering(self, *, timeout_seconds: float) -> None:
+        """Returns once libvirtd answers. Raises ServiceError after the timeout."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self._answers():
+            if time.monotonic() > deadline:
+                raise ServiceError(f"libvirtd of {self.name} does not answer after {timeout_seconds:.0f} s")
+            time.sleep(0.1)
+
     # -- guests
+
+    def defined(self) -> Sequence[str]:
+        """Names of all guests this host knows."""
+        return self.virsh("list", "--all", "--name").split()
+
+    def running(self) -> Sequence[str]:
+        """Names of the guests that run."""
+        return self.virsh("list", "--name").split()
+
+    def remove_guest(self, name: str) -> None:
+        """Kills a guest if it runs and forgets it."""
+        self.virsh_quietly("destroy", name)
+        self.virsh_quietly("undefine", name, "--managed-save")
+        self.guests.pop(name, None)
+        if name in self.defined():
+            raise ServiceError(f"{self.name} does not let go of the guest {name}")
 
     def ensure_guest(self, spec: GuestSpec, *, start: bool = True) -> str:
         """Defines the guest if it is missing or was defined differently, starts it if it is off; returns its UUID."""
         xml = domain_xml(spec, self.serial_log(spec.name))
-        definition = self.state_dir / "guests" / f"{spec.name}.xml"
-        running = spec.name in self.virsh("list", "--name").split()
+        definition = self._shared_dir / "guests" / f"{spec.name}.xml"
+        running = spec.name in self.running()
         if not running and (
-            not definition.exists() or definition.read_text() != xml or not self._is_defined(spec.name)
+            not definition.exists() or definition.read_text() != xml or spec.name not in self.defined()
         ):
             self.virsh_quietly("managedsave-remove", spec.name)
             definition.touch(mode=0o600)
@@ -168,7 +199,7 @@ class LibvirtHost:
 
     def serial_log(self, name: str) -> Path:
         """What the guest wrote to ttyS0, since its last boot."""
-        return self.state_dir / "serial" / f"{name}.log"
+        return self._shared_dir / "serial" / f"{name}.log"
 
     def virsh(self, *arguments: str) -> str:
         """Output of one virsh command against this host. Raises ServiceError with libvirt's own words."""
@@ -230,8 +261,10 @@ class LibvirtHost:
             raise InUse(f"another process runs a libvirt host in {self.state_dir}. Remedy: stop it first") from error
         self._lock = lock
         shutil.rmtree(self.state_dir / "run", ignore_errors=True)
-        for folder in ("etc", "run", "lib", "log/qemu", "cache", "serial", "guests"):
+        for folder in ("etc", "run", "lib", "log/qemu", "cache"):
             (self.state_dir / folder).mkdir(parents=True, exist_ok=True)
+        for folder in ("serial", "guests"):
+            (self._shared_dir / folder).mkdir(parents=True, exist_ok=True)
         (self.state_dir / "run").chmod(0o750)
         if self._socket_gid is not None:
             os.chown(self.state_dir / "run", -1, self._socket_gid)
@@ -304,8 +337,8 @@ class LibvirtHost:
         script = Path(__file__).parent / "libvirt_host.sh"
         command = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
         command += ["--propagation", "private", "bash", str(script), str(self.state_dir), self.name]
-        if self._network_namespace:
-            command = ["ip", "netns", "exec", self._network_namespace, *command]
+        if self.network_namespace is not None:
+            command = ["nsenter", f"--net={self.network_namespace}", "--", *command]
         environment = {**os.environ, "LC_ALL": "C.UTF-8", "LIBVIRTD_ARGS": "--listen" if self._listen else ""}
         self.log.write_bytes(b"")
         self._child = Child(
@@ -325,13 +358,10 @@ class LibvirtHost:
         if not self.socket.exists():
             return False
         try:
-            self.virsh("list", "--all", "--name")
+            self.defined()
         except ServiceError:
             return False
         return True
-
-    def _is_defined(self, name: str) -> bool:
-        return name in self.virsh("list", "--all", "--name").split()
 
     def _start_guest(self, name: str) -> None:
         if name in self.virsh("list", "--inactive", "--with-managed-save", "--name").split():
