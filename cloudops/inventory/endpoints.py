@@ -19,6 +19,7 @@ from cloudops.hypervisors.port import (
     Hypervisor,
     HypervisorError,
     Kind,
+    MigrationTarget,
     Transport,
     VmFacts,
 )
@@ -89,6 +90,21 @@ def default_management_address(kind: str, uri: str) -> str:
     if "+unix" in parts.scheme:
         return LOCAL_ADDRESS
     return parts.hostname or LOCAL_ADDRESS
+
+
+def migration_uri(host: Host) -> str:
+    """Where other hosts' hypervisors reach this one: what an operator set, else its own URI if that works from
+    elsewhere, else empty. Needs ``select_related("endpoint")``."""
+    if host.migration_uri or host.endpoint.kind != Kind.LIBVIRT:
+        return host.migration_uri or host.endpoint.uri
+    parts = urlsplit(host.endpoint.uri)
+    works = parts.hostname and "+unix" not in parts.scheme and not _is_local_name(parts.hostname)
+    return host.endpoint.uri if works else ""
+
+
+def migration_target(host: Host) -> MigrationTarget:
+    """The host as the destination of a migration. Needs ``select_related("endpoint")``."""
+    return MigrationTarget(spec=spec_of(host.endpoint), host_ref=host.ref, uri=migration_uri(host))
 
 
 def management_address(host: Host) -> str:

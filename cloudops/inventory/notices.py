@@ -34,6 +34,7 @@ class Notices:
     topics: dict[str, None] = field(default_factory=dict)
     stopped: list[UUID] = field(default_factory=list)
     moves: list[VmMove] = field(default_factory=list)
+    changed: list[UUID] = field(default_factory=list)
     lost: list[UUID] = field(default_factory=list)
     back: list[UUID] = field(default_factory=list)
 
@@ -66,6 +67,7 @@ class Notices:
             live.publish(*topics)
         self._signal(signals.vm_moved, "moves", self.moves)
         self._signal(signals.vm_stopped, "vm_ids", self.stopped)
+        self._signal(signals.vms_changed, "vm_ids", self.changed)
         self._signal(signals.host_lost, "host_ids", self.lost)
         self._signal(signals.host_back, "host_ids", self.back)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import structlog
 from django.db import transaction
@@ -18,6 +19,7 @@ from cloudops.core.queue import enqueue
 from cloudops.hypervisors.port import HypervisorError, PowerAction, PowerState
 from cloudops.inventory import endpoints, signals, sync
 from cloudops.inventory.models import Connection, Vm
+from cloudops.inventory.notices import after_commit
 
 log = structlog.get_logger(__name__)
 WORKER: Actor = system("worker")
@@ -115,14 +117,9 @@ def power(vm: Vm, *, action: PowerAction, by: Actor, now: datetime) -> Operation
 
 def _hand_over(operation: Operation, now: datetime) -> None:
     if not enqueue(TASK, str(operation.pk)):
-        operations.fail(
-            operation,
-            by=WORKER,
-            now=now,
-            code="queue-unavailable",
-            detail="The job queue (Redis) cannot be reached, so nothing was done.",
-            remedy="Try again in a moment; an administrator can look at /readyz.",
-        )
+        words = "The job queue (Redis) cannot be reached, so nothing was done."
+        remedy = "Try again in a moment; an administrator can look at /readyz."
+        _end_badly(operation, "queue-unavailable", words, remedy, now=now)
 
 
 def run(operation: Operation, *, clock: Callable[[], datetime]) -> None:
@@ -173,4 +170,11 @@ def _confirm(operation: Operation, vm: Vm, action: PowerAction, clock: Callable[
 
 def _fail(operation: Operation, step: int, code: str, detail: str, remedy: str, *, now: datetime) -> None:
     operations.step(operation, step, "failed", now=now, detail=detail)
-    operations.fail(operation, by=WORKER, now=now, code=code, detail=detail, remedy=remedy)
+    _end_badly(operation, code, detail, remedy, now=now)
+
+
+def _end_badly(operation: Operation, code: str, detail: str, remedy: str, *, now: datetime) -> None:
+    with transaction.atomic():
+        operations.fail(operation, by=WORKER, now=now, code=code, detail=detail, remedy=remedy)
+        if operation.params["action"] == PowerAction.START:
+            after_commit(signals.vm_start_failed, vm_ids=[UUID(operation.subject_id)], now=now)

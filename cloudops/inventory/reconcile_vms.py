@@ -27,6 +27,7 @@ LONGEST_READING_SECONDS = 300
 """A row that claims to be newer by more than this was written by a server whose clock was wrong."""
 
 _STOPPED = {PowerState.OFF, PowerState.CRASHED}
+_CLAIMED = {"power_state", "vcpus", "memory_mib", "host_id", "missing_since"}
 _WRITTEN = (
     "name",
     "power_state",
@@ -71,11 +72,13 @@ def reconcile(
     read_at: datetime,
     notices: Notices,
     only_refs: Collection[str] | None = None,
+    arrived: Collection[str] = (),
 ) -> Outcome:
     """Writes what ``facts`` (read from ``read_at`` on) tell of the endpoint's VMs; with ``only_refs`` of those alone.
 
-    A VM keeps its row wherever it runs. Rows that somebody wrote after ``read_at`` know better and are left alone.
-    The caller holds the endpoint's row lock, within a transaction.
+    A VM keeps its row wherever it runs. ``arrived`` names VMs that are known to have moved here, whatever their power
+    state; otherwise only one that runs is taken over from where it was. Rows that somebody wrote after ``read_at``
+    know better and are left alone. The caller holds the endpoint's row lock, within a transaction.
     """
     refs = [fact.ref for fact in facts]
     mine = Q(host__endpoint=endpoint)
@@ -87,7 +90,7 @@ def reconcile(
     if unknown:
         elsewhere = Vm.objects.filter(ref__in=unknown, host__endpoint__kind=endpoint.kind)
         rows += elsewhere.exclude(host__endpoint=endpoint)
-    plan = _plan(hosts, facts, rows, own_refs=known, read_at=read_at, now=notices.now)
+    plan = _plan(hosts, facts, rows, own_refs={*known, *arrived}, read_at=read_at, now=notices.now)
     outcome = _write(plan, hosts, read_at=read_at, notices=notices)
     if plan.create:
         _create(endpoint, plan.create, notices, outcome)
@@ -188,6 +191,7 @@ def _write(plan: _Plan, hosts: Mapping[str, Host], *, read_at: datetime, notices
             _apply(row, plan.update[row.pk], by_id, notices, outcome)
         elif row.host_id in by_id:  # else it has moved away meanwhile
             row.missing_since, row.power_state = notices.now, PowerState.UNKNOWN
+            notices.changed.append(row.pk)
             notices.event("vm.vanished", subject=row, severity="notice", data={"host": row.host.name})
             outcome.vanished += 1
         row.synced_at = notices.now
@@ -204,6 +208,8 @@ def is_newer(written: datetime | None, read_at: datetime) -> bool:
 def _apply(row: Vm, changes: dict[str, Any], hosts: Mapping[UUID, Host], notices: Notices, outcome: Outcome) -> None:
     was_state, was_host = row.power_state, row.host
     returned = row.missing_since is not None and "missing_since" in changes
+    if not _CLAIMED.isdisjoint(changes):
+        notices.changed.append(row.pk)
     for name, value in changes.items():
         setattr(row, name, value)
     outcome.changed += 1
@@ -227,6 +233,7 @@ def _apply(row: Vm, changes: dict[str, Any], hosts: Mapping[UUID, Host], notices
 def _create(endpoint: Endpoint, rows: list[Vm], notices: Notices, outcome: Outcome) -> None:
     Vm.objects.bulk_create(rows)
     outcome.appeared = len(rows)
+    notices.changed += [row.pk for row in rows]
     if endpoint.synced_at is None:  # the first reading of all: one line instead of one per VM
         notices.event("vm.discovered", subject=rows[0].host, data={"vms": len(rows)})
     for row in rows:

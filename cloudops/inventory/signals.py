@@ -27,6 +27,12 @@ vm_stopped = Signal()
 vm_moved = Signal()
 """``moves``: a list of :class:`VmMove`."""
 
+vms_changed = Signal()
+"""``vm_ids``: new, or their power state, size or host is another now. Sent besides the signals that say what happened."""
+
+vm_start_failed = Signal()
+"""``vm_ids``: an operation was to start them and failed; they may be off, or not known."""
+
 vm_access_changed = Signal()
 """``vm_ids``: their project changed; everybody's right on them is to be checked again."""
 

@@ -100,6 +100,18 @@ def refresh_vm(endpoint: Endpoint, ref: str, *, now: datetime) -> None:
     apply_vms(endpoint, {ref: read_vm(endpoint, ref)}, now=now)
 
 
+def hand_over(endpoint: Endpoint, ref: str, *, now: datetime) -> bool:
+    """A VM is known to have moved to ``endpoint``: reads it there and gives its row the new host at once, running or
+    not; whether it is there. Who was first, this or a synchronisation, tells of the move; the other finds it done.
+
+    Raises :class:`HypervisorError` when it cannot be read.
+    """
+    facts = read_vm(endpoint, ref)
+    if facts is not None:
+        apply_vms(endpoint, {ref: facts}, now=now, arrived=True)
+    return facts is not None
+
+
 def read_vm(endpoint: Endpoint, ref: str) -> VmFacts | None:
     """One VM, or None when the hypervisor does not know it. Raises :class:`HypervisorError`."""
     try:
@@ -108,14 +120,19 @@ def read_vm(endpoint: Endpoint, ref: str) -> VmFacts | None:
         return None
 
 
-def apply_vms(endpoint: Endpoint, facts: Mapping[str, VmFacts | None], *, now: datetime) -> None:
-    """Writes what was read of some VMs, by ref, from ``now`` on. Raises :class:`NotFound` for a removed endpoint."""
+def apply_vms(
+    endpoint: Endpoint, facts: Mapping[str, VmFacts | None], *, now: datetime, arrived: bool = False
+) -> None:
+    """Writes what was read of some VMs, by ref, from ``now`` on; ``arrived``: they are known to have moved here.
+    Raises :class:`NotFound` for a removed endpoint."""
     with transaction.atomic():
         locked = _lock(endpoint)
         rows = {host.ref: host for host in Host.objects.filter(endpoint=locked)}
         notices = Notices(by=INVENTORY, now=now)
         known = [fact for fact in facts.values() if fact is not None]
-        reconcile_vms.reconcile(locked, rows, known, read_at=now, notices=notices, only_refs=list(facts))
+        refs = list(facts)
+        moved = refs if arrived else ()
+        reconcile_vms.reconcile(locked, rows, known, read_at=now, notices=notices, only_refs=refs, arrived=moved)
         notices.send()
 
 
