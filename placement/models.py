@@ -49,7 +49,8 @@ class HostCapacity(models.Model):
     """What a host may promise and has promised. The row that claims are taken on, apart from the wide ``Host``.
 
     ``*_capacity`` is (total - reserved) x ratio; ``*_claimed`` the sum of the host's claims, changed only together
-    with them. ``version`` grows with every change, so that schedulers read differences only.
+    with them. ``version`` is that of the transaction that changed the row last, so that schedulers read differences
+    only; ``structure`` the same for what the row does not hold: cluster, tags, networks, storage.
     """
 
     host = models.OneToOneField(Host, primary_key=True, on_delete=models.CASCADE, related_name="capacity")
@@ -62,6 +63,7 @@ class HostCapacity(models.Model):
     )
     hold = models.CharField(max_length=16, choices=Hold, default=Hold.NONE, blank=True)
     version = models.BigIntegerField(default=0, db_index=True)
+    structure = models.BigIntegerField(default=0)
 
     class Meta:
         verbose_name_plural = "host capacities"

@@ -78,6 +78,7 @@ class Migration(migrations.Migration):
                 ('open', models.BooleanField(default=False, help_text='Schedulable and reachable, as of the last refresh; a claim checks it again.')),
                 ('hold', models.CharField(blank=True, choices=[('', 'None'), ('draining', 'Being drained'), ('maintenance', 'In maintenance'), ('fenced', 'Fenced')], default='', max_length=16)),
                 ('version', models.BigIntegerField(db_index=True, default=0)),
+                ('structure', models.BigIntegerField(default=0)),
             ],
             options={
                 'verbose_name_plural': 'host capacities',

@@ -1,0 +1,261 @@
+"""Claims: capacity taken on hosts, by one conditional statement, so that any number of schedulers cannot take too much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.db import IntegrityError, connection, transaction
+from django.db.models import F, QuerySet
+
+from cloudops.core.models import Operation
+from cloudops.inventory.models import Host, Vm
+from placement import versions
+from placement.errors import AlreadyClaimed, CapacityGone, NothingIncoming
+from placement.models import Claim, ClaimKind, HostCapacity
+
+
+def take(
+    *,
+    host_id: UUID,
+    vm: Vm,
+    kind: str,
+    vcpus: int,
+    memory_mib: int,
+    operation: Operation | None = None,
+    ignore_hold: bool = False,
+    ignore_schedulable: bool = False,
+    now: datetime,
+) -> Claim:
+    """Takes room on a host in the caller's transaction, or in one of its own.
+
+    The room is checked and taken in one statement, which also demands that the host is up, may be scheduled and is not
+    held; ``ignore_schedulable`` and ``ignore_hold`` are for acts that somebody asked for on just this host. The VM's
+    claim of the same kind on the same host is returned as it is. Raises :class:`CapacityGone` with the numbers, and
+    :class:`AlreadyClaimed` when the VM has a claim of that kind elsewhere.
+    """
+    claim = Claim(
+        pk=uuid4(),
+        host_id=host_id,
+        vm=vm,
+        kind=kind,
+        operation=operation,
+        vcpus=vcpus,
+        memory_mib=memory_mib,
+        created_at=now,
+    )
+    try:
+        with transaction.atomic():
+            if insert(claim, ignore_hold=ignore_hold, ignore_schedulable=ignore_schedulable):
+                return claim
+    except IntegrityError:
+        return _existing(claim)
+    raise gone(claim)
+
+
+def insert(claim: Claim, *, ignore_hold: bool = False, ignore_schedulable: bool = False) -> bool:
+    """The conditional UPDATE and the INSERT: False, and nothing changed, when the host cannot take it (any more)."""
+    parameters = _parameters(claim) | {"any_hold": ignore_hold, "any_will": ignore_schedulable}
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(TAKE_POSTGRES, parameters)
+            return bool(cursor.rowcount == 1)
+        with transaction.atomic():
+            cursor.execute(TAKE_ROOM.format(version=versions.now_sql()), parameters)
+            if cursor.rowcount != 1:
+                return False
+            claim.save(force_insert=True)
+            return True
+
+
+TAKE_ROOM = """
+UPDATE placement_hostcapacity SET
+  vcpu_claimed = vcpu_claimed + %(vcpus)s,
+  memory_claimed_mib = memory_claimed_mib + %(memory_mib)s,
+  version = {version}
+WHERE host_id = %(host)s
+  AND (hold = '' OR %(any_hold)s)
+  AND vcpu_claimed + %(vcpus)s <= vcpu_capacity
+  AND memory_claimed_mib + %(memory_mib)s <= memory_capacity_mib
+  AND EXISTS (SELECT 1 FROM inventory_host h
+              WHERE h.id = %(host)s AND (h.schedulable OR %(any_will)s) AND h.connection = 'up')
+"""
+TAKE_POSTGRES = f"""
+WITH taken AS ({TAKE_ROOM.format(version=versions.POSTGRES_NOW)} RETURNING host_id)
+INSERT INTO placement_claim (id, host_id, vm_id, kind, operation_id, vcpus, memory_mib, adopted, created_at)
+SELECT %(id)s, host_id, %(vm)s, %(kind)s, %(operation)s, %(vcpus)s, %(memory_mib)s, false, %(created_at)s FROM taken
+"""
+
+
+def _parameters(claim: Claim) -> dict[str, Any]:
+    uuid_field = Claim._meta.pk
+
+    def key(value: UUID | None) -> Any:
+        return None if value is None else uuid_field.get_db_prep_value(value, connection)
+
+    return {
+        "id": key(claim.pk),
+        "host": key(claim.host_id),
+        "vm": key(claim.vm_id),
+        "kind": str(claim.kind),
+        "operation": key(claim.operation_id),
+        "vcpus": claim.vcpus,
+        "memory_mib": claim.memory_mib,
+        "created_at": claim.created_at,
+    }
+
+
+def _existing(claim: Claim) -> Claim:
+    """The claim that was there already: fine on the same host, for the same owner."""
+    found = Claim.objects.filter(vm=claim.vm_id, kind=claim.kind).first()
+    if found is not None and (found.host_id, found.operation_id) == (claim.host_id, claim.operation_id):
+        return found
+    name = found.host.host.name if found is not None else "another host"
+    raise AlreadyClaimed(f"{claim.vm.name} has its room on {name}.", vm=str(claim.vm_id), host=name)
+
+
+def gone(claim: Claim) -> CapacityGone:
+    """Why the host did not take it, as far as its row tells now."""
+    row = HostCapacity.objects.select_related("host").filter(pk=claim.host_id).first()
+    if row is None:
+        return CapacityGone("The host is not there any more.", host=str(claim.host_id))
+    vcpus, memory = row.vcpu_capacity - row.vcpu_claimed, row.memory_capacity_mib - row.memory_claimed_mib
+    words = f"{row.host.name} has {vcpus} vCPUs and {memory} MiB left; {claim.vcpus} and {claim.memory_mib} are needed."
+    if row.hold:
+        words = f"{row.host.name} takes no VMs: {row.get_hold_display().lower()}."
+    elif row.host.connection != "up":
+        words = f"{row.host.name} takes no VMs: it is not reachable."
+    elif not row.host.schedulable:
+        words = f"{row.host.name} takes no VMs: it is cordoned."
+    return CapacityGone(
+        words,
+        host=str(claim.host_id),
+        needed={"vcpus": claim.vcpus, "memory_mib": claim.memory_mib},
+        available={"vcpus": vcpus, "memory_mib": memory},
+        hold=row.hold,
+        schedulable=row.host.schedulable,
+        connection=row.host.connection,
+    )
+
+
+def release(
+    claim: Claim | None = None,
+    *,
+    operation: Operation | None = None,
+    vm: Vm | None = None,
+    kinds: Iterable[str] | None = None,
+    now: datetime,
+) -> int:
+    """Gives back one claim, or all of an operation's or a VM's (of these ``kinds``); returns how many there were.
+
+    Doing it twice is harmless. In the caller's transaction.
+    """
+    del now
+    rows = Claim.objects.all()
+    if claim is None and operation is None and vm is None:
+        raise ValueError("Say whose claims.")
+    if claim is not None:
+        rows = rows.filter(pk=claim.pk)
+    if operation is not None:
+        rows = rows.filter(operation=operation)
+    if vm is not None:
+        rows = rows.filter(vm=vm)
+    if kinds is not None:
+        rows = rows.filter(kind__in=list(kinds))
+    return give_back(rows)
+
+
+def give_back(rows: QuerySet[Claim]) -> int:
+    """Deletes these claims and takes them off their hosts' sums, hosts always in the same order."""
+    with transaction.atomic():
+        found = list(rows.order_by("pk").select_for_update(of=("self",)))
+        Claim.objects.filter(pk__in=[one.pk for one in found]).delete()
+        add_up(found, sign=-1)
+    return len(found)
+
+
+@dataclass(slots=True)
+class _Sum:
+    vcpus: int = 0
+    memory_mib: int = 0
+
+
+def add_up(claims: Iterable[Claim], *, sign: int) -> None:
+    """Adds these claims to (or takes them off) their hosts' sums, with no look at the capacity."""
+    sums: dict[UUID, _Sum] = {}
+    for one in claims:
+        entry = sums.setdefault(one.host_id, _Sum())
+        entry.vcpus += sign * one.vcpus
+        entry.memory_mib += sign * one.memory_mib
+    for host_id in sorted(sums):
+        HostCapacity.objects.filter(pk=host_id).update(
+            vcpu_claimed=F("vcpu_claimed") + sums[host_id].vcpus,
+            memory_claimed_mib=F("memory_claimed_mib") + sums[host_id].memory_mib,
+            version=versions.Now(),
+        )
+
+
+def arrive(*, vm: Vm, operation: Operation, running: bool = True, now: datetime) -> Claim | None:
+    """The VM has arrived: what was kept for it becomes its own, and what it had at its source is given back, in one
+    transaction. A VM that is off needs no room: then everything is given back and None returned.
+
+    Doing it again for a VM that has arrived is harmless. Raises :class:`NothingIncoming`.
+    """
+    with transaction.atomic():
+        rows = {one.kind: one for one in Claim.objects.filter(vm=vm).order_by("pk").select_for_update(of=("self",))}
+        incoming = rows.get(ClaimKind.INCOMING)
+        if incoming is None or incoming.operation_id != operation.pk:
+            own = rows.get(ClaimKind.VM)
+            if own is not None and own.host_id == _destination(operation, vm):
+                return own
+            raise NothingIncoming(f"No room is kept for {vm.name}.", vm=str(vm.pk), operation=str(operation.pk))
+        own = rows.get(ClaimKind.VM)
+        ended = [own] if own is not None else []
+        if not running:
+            ended.append(incoming)
+        Claim.objects.filter(pk__in=[one.pk for one in ended]).delete()
+        add_up(ended, sign=-1)
+        if not running:
+            return None
+        incoming.kind, incoming.operation = ClaimKind.VM, None
+        incoming.save(update_fields=["kind", "operation"])
+    return incoming
+
+
+def _destination(operation: Operation, vm: Vm) -> UUID | None:
+    migration = getattr(operation, "migration", None)
+    return migration.target_id if migration is not None else vm.host_id
+
+
+def adopt(*, vms: Iterable[Vm], now: datetime) -> int:
+    """Running VMs without a claim get one on the host where they are, room or not: the hypervisor is the truth.
+
+    Returns how many got one. Claims of VMs that have one already stay as they are.
+    """
+    wanted = {vm.pk: vm for vm in vms}
+    if not wanted:
+        return 0
+    with transaction.atomic():
+        hosts = {vm.host_id for vm in wanted.values()}
+        HostCapacity.objects.bulk_create([HostCapacity(host_id=pk) for pk in sorted(hosts)], ignore_conflicts=True)
+        list(HostCapacity.objects.filter(pk__in=hosts).order_by("pk").select_for_update())
+        taken = set(Claim.objects.filter(kind=ClaimKind.VM, vm__in=list(wanted)).values_list("vm_id", flat=True))
+        new = [
+            Claim(
+                host_id=vm.host_id,
+                vm=vm,
+                kind=ClaimKind.VM,
+                vcpus=vm.vcpus,
+                memory_mib=vm.memory_mib,
+                adopted=True,
+                created_at=now,
+            )
+            for pk, vm in sorted(wanted.items())
+            if pk not in taken
+        ]
+        Claim.objects.bulk_create(new, batch_size=1_000)
+        add_up(new, sign=1)
+    return len(new)

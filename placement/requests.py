@@ -1,0 +1,187 @@
+"""From rows to a specification: what a VM, or a VM that there is not yet, asks of placement."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from cloudops.core import runtime
+from cloudops.core.models import RuntimeSettings
+from cloudops.hypervisors.port import PowerState
+from cloudops.inventory import signals
+from cloudops.inventory.models import Cluster, Offering, Template, Vm
+from cloudops.inventory.notices import ask
+from placement.models import AffinityGroup, Claim
+from placement.spec import Purpose, Spec
+
+AMONG = 8
+"""So many hosts that are as good as the best take turns."""
+MOVES = (Purpose.MIGRATE, Purpose.DRAIN)
+AT_REST = (PowerState.OFF, PowerState.CRASHED)
+
+
+def spec_for(
+    vm: Vm,
+    *,
+    purpose: Purpose,
+    settings: RuntimeSettings | None = None,
+    across_clusters: bool | None = None,
+    only_hosts: Iterable[UUID | str] | None = None,
+    exclude_hosts: Mapping[UUID | str, str] | Mapping[str, str] | None = None,
+    drop_soft_tags: bool = False,
+    copy_storage: bool = False,
+    allocator: str | None = None,
+    weights: Mapping[str, float] | None = None,
+    now: datetime | None = None,
+) -> Spec:
+    """What this VM needs. ``vm`` is best read with host, endpoint, offering and template joined.
+
+    ``across_clusters`` None follows the settings. ``only_hosts`` overrides a pin. With ``now`` the VM's open consoles
+    are counted too. The number of queries does not depend on the number of hosts, tags or group members.
+    """
+    settings = settings or runtime.current()
+    tags, soft_tags = _tags_of(vm.offering, vm.template)
+    only, reason = _only(vm, purpose, only_hosts)
+    excluded = {str(key): words for key, words in (exclude_hosts or {}).items()}
+    if purpose in MOVES:
+        excluded.setdefault(str(vm.host_id), "It is there already.")
+    offering = vm.offering
+    return Spec(
+        purpose=purpose,
+        vcpus=vm.vcpus or (offering.vcpus if offering else 0),
+        memory_mib=vm.memory_mib or (offering.memory_mib if offering else 0),
+        tags=tags,
+        soft_tags={} if drop_soft_tags else soft_tags,
+        home_cluster=str(vm.host.cluster_id),
+        across_clusters=settings.placement_across_clusters if across_clusters is None else across_clusters,
+        kind=vm.host.endpoint.kind,
+        cpu_model=_cpu_model(vm),
+        networks=tuple(sorted(set(vm.networks))),
+        only_hosts=only,
+        only_reason=reason,
+        exclude_hosts=excluded,
+        consoles=_consoles(vm, now),
+        seed=vm.pk.int & 0xFFFFFFFF,
+        **_storage(vm, purpose, copy_storage),
+        **_groups(vm, excluded),
+        **_policy(settings, allocator, weights),
+    )
+
+
+def spec_of_request(
+    *,
+    offering: Offering,
+    template: Template | None = None,
+    cluster: Cluster | None = None,
+    kind: str = "",
+    networks: Iterable[str] = (),
+    datastores: Iterable[str] = (),
+    across_clusters: bool | None = None,
+    settings: RuntimeSettings | None = None,
+    allocator: str | None = None,
+    weights: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> Spec:
+    """What a VM of this offering and template would need, for "where would it go?". ``cluster``: its home, if any."""
+    settings = settings or runtime.current()
+    tags, soft_tags = _tags_of(offering, template)
+    return Spec(
+        purpose=Purpose.DRY_RUN,
+        vcpus=offering.vcpus,
+        memory_mib=offering.memory_mib,
+        tags=tags,
+        soft_tags=soft_tags,
+        home_cluster=str(cluster.pk) if cluster else None,
+        across_clusters=settings.placement_across_clusters if across_clusters is None else across_clusters,
+        kind=kind,
+        networks=tuple(sorted(set(networks))),
+        datastores=tuple(sorted(set(datastores))),
+        seed=seed,
+        **_policy(settings, allocator, weights),
+    )
+
+
+def _policy(settings: RuntimeSettings, allocator: str | None, weights: Mapping[str, float] | None) -> dict[str, Any]:
+    return {
+        "allocator": allocator or "",
+        "default_allocator": settings.placement_allocator,
+        "weights": dict(weights or {}),
+        "cluster_order": settings.placement_cluster_order,
+        "cpu_threshold_percent": settings.placement_cpu_threshold_percent,
+        "memory_threshold_percent": settings.placement_memory_threshold_percent,
+        "among": AMONG,
+    }
+
+
+def _tags_of(offering: Offering | None, template: Template | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Tag to who asks for it, strict and soft; a tag that both ask for names both."""
+    strict: dict[str, list[str]] = defaultdict(list)
+    soft: dict[str, list[str]] = defaultdict(list)
+    for label, source in (("offering", offering), ("template", template)):
+        if source is not None:
+            for wanted, rows in ((strict, source.host_tags), (soft, source.soft_host_tags)):
+                for name in sorted(tag.name for tag in rows.all()):
+                    wanted[name].append(f"{label} {source.name}")
+    return ({n: " and ".join(w) for n, w in strict.items()}, {n: " and ".join(w) for n, w in soft.items()})
+
+
+def _only(
+    vm: Vm, purpose: Purpose, only_hosts: Iterable[UUID | str] | None
+) -> tuple[tuple[str, ...] | None, str]:
+    if only_hosts is not None:
+        return tuple(str(pk) for pk in only_hosts), "Another host was asked for."
+    if purpose is Purpose.START:
+        return (str(vm.host_id),), f"It is defined on {vm.host.name} and starts there."
+    if vm.pinned:
+        return (str(vm.host_id),), f"It is pinned to {vm.host.name}."
+    return None, ""
+
+
+def _cpu_model(vm: Vm) -> str:
+    """The host's CPU, where the guest was given it as it is; named models are compared by the hypervisor itself."""
+    given = getattr(vm, "cpu_model", "")
+    return vm.host.cpu_model if given in ("host-passthrough", "host-model", "maximum") else ""
+
+
+def _storage(vm: Vm, purpose: Purpose, copy_storage: bool) -> dict[str, Any]:
+    disks = [disk for disk in vm.disks if not disk.get("removable")]
+    shared = {disk["datastore"] for disk in disks if disk.get("kind") == "shared" and disk.get("datastore")}
+    local = {disk.get("target", "?") for disk in disks if disk.get("kind") == "local"}
+    stays = purpose not in MOVES or copy_storage
+    return {"datastores": tuple(sorted(shared)), "local_disks": () if stays else tuple(sorted(local))}
+
+
+def _groups(vm: Vm, excluded: Mapping[str, str]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Where the other VMs of the VM's groups are, or are on their way to. VMs that are off do not count.
+
+    Those on excluded hosts bind nobody to them: when a host is emptied, the first VM of a group leads the way.
+    """
+    groups = list(AffinityGroup.objects.filter(vms=vm))
+    found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    if groups:
+        members = AffinityGroup.vms.through.objects.filter(affinitygroup__in=groups).exclude(vm=vm)
+        mates = members.values("vm")
+        arriving: dict[UUID, list[UUID]] = defaultdict(list)
+        for vm_id, host_id in Claim.objects.filter(vm__in=mates).values_list("vm_id", "host_id"):
+            arriving[vm_id].append(host_id)
+        by_id = {group.pk: group for group in groups}
+        rows = members.exclude(vm__power_state__in=AT_REST).values_list("affinitygroup_id", "vm_id", "vm__host_id")
+        for group_id, vm_id, host_id in rows:
+            group = by_id[group_id]
+            name = ("" if group.strict else "soft_") + f"{group.kind}_hosts"
+            for place in {str(host_id), *map(str, arriving[vm_id])}:
+                if not (group.kind == AffinityGroup.Kind.TOGETHER and place in excluded):
+                    found[name][place].add(group.name)
+    return {
+        name: {host: tuple(sorted(names)) for host, names in sorted(hosts.items())} for name, hosts in found.items()
+    }
+
+
+def _consoles(vm: Vm, now: datetime | None) -> int:
+    signal = getattr(signals, "vm_console_load", None)
+    if now is None or signal is None:
+        return 0
+    return sum(answer.get(vm.pk, 0) for answer in ask(signal, vm_ids=[vm.pk], now=now))
