@@ -190,10 +190,20 @@ LOG_FORMAT = env_str(
 EMAIL_URL = env_str(
     "CLOUDOPS_EMAIL_URL", "", "`smtp://user:password@host:587` for password mails. Empty: no mail is sent."
 )
-OIDC_SERVER_URL = env_str("CLOUDOPS_OIDC_SERVER_URL", "", "OpenID Connect issuer. Empty: no single sign-on.")
+OIDC_SERVER_URL = env_str(
+    "CLOUDOPS_OIDC_SERVER_URL",
+    "",
+    "OpenID Connect issuer, `https://…`, exactly as the provider names itself. Empty: no single sign-on.",
+)
 OIDC_CLIENT_ID = env_str("CLOUDOPS_OIDC_CLIENT_ID", "", "OpenID Connect client id.")
 OIDC_CLIENT_SECRET = env_secret("CLOUDOPS_OIDC_CLIENT_SECRET", "OpenID Connect client secret.")
 OIDC_NAME = env_str("CLOUDOPS_OIDC_NAME", "Single sign-on", "What the sign-in button says.")
+OIDC_LINK_BY_EMAIL = env_bool(
+    "CLOUDOPS_OIDC_LINK_BY_EMAIL",
+    True,
+    "Whether somebody new to single sign-on gets the one account that has their verified e-mail address. "
+    "False: they are refused while such an account exists.",
+)
 STATIC_ROOT = env_str("CLOUDOPS_STATIC_ROOT", str(ROOT / "staticfiles"), "Where collectstatic puts files.")
 SIMULATED_DIR = env_str(
     "CLOUDOPS_SIMULATED_DIR",

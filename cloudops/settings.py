@@ -143,7 +143,13 @@ MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 MFA_TOTP_ISSUER = "CloudOps"
 MFA_ADAPTER = "cloudops.accounts.adapters.MfaAdapter"
 SOCIALACCOUNT_ONLY = False
-OIDC_ORIGIN = "{0.scheme}://{0.netloc}".format(urlsplit(env.OIDC_SERVER_URL)) if env.OIDC_SERVER_URL else ""
+OIDC_LINK_BY_EMAIL = env.OIDC_LINK_BY_EMAIL
+_oidc = urlsplit(env.OIDC_SERVER_URL)
+if env.OIDC_SERVER_URL and _oidc.scheme != "https" and _oidc.hostname not in {"localhost", "127.0.0.1", "::1"}:
+    raise env.MisconfiguredError(
+        f"CLOUDOPS_OIDC_SERVER_URL is {env.OIDC_SERVER_URL!r}. Set it to an https:// address: "
+        "who signs in is believed because TLS says who answers."
+    )
 SOCIALACCOUNT_PROVIDERS = (
     {
         "openid_connect": {

@@ -9,6 +9,7 @@ from cloudops.accounts.views import account, projects, users
 urlpatterns = [
     path("", account.home, name="home"),
     path("account/", account.account, name="account"),
+    path("account/email/", account.email, name="account-email"),
     path("account/project/", account.choose_project, name="project-choose"),
     path("account/tokens/<uuid:token_id>/revoke/", account.revoke_token, name="token-revoke"),
     path("users/", users.users, name="users"),

@@ -29,7 +29,7 @@ POLICY = "; ".join(
         "font-src 'self'",
         "connect-src 'self'{console}",
         "manifest-src 'self'",
-        "form-action 'self'{sign_on}",
+        "form-action 'self'",
         "base-uri 'none'",
         "frame-ancestors 'none'",
     )
@@ -82,8 +82,6 @@ class ContentSecurityPolicyMiddleware:
         websocket = console.replace("http", "ws", 1)
         self.policy = POLICY.format(
             console="" if console == settings.PUBLIC_URL else f" {console} {websocket}",
-            # The sign-in form is answered by a redirect to the provider, which browsers check too.
-            sign_on=f" {settings.OIDC_ORIGIN}" if settings.OIDC_ORIGIN else "",
         )
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:

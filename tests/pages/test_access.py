@@ -27,6 +27,7 @@ LOGIN, OK, NO, GONE, POST = 302, 200, 403, 404, 405
 PAGES: dict[str, tuple[int, int, int, int]] = {
     "home": (302, 302, 302, 302),
     "account": (OK, OK, OK, OK),
+    "account-email": (NO, NO, NO, NO),
     "project-choose": (OK, OK, OK, OK),
     "users": (NO, NO, NO, OK),
     "user-add": (NO, NO, NO, OK),

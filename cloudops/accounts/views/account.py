@@ -19,6 +19,7 @@ from cloudops.accounts.forms import ProjectChoiceForm, TokenForm
 from cloudops.accounts.models import ApiToken
 from cloudops.accounts.pages import person, signed_in
 from cloudops.core import pages
+from cloudops.core.errors import Forbidden
 from cloudops.core.requests import actor_of
 
 
@@ -57,6 +58,18 @@ def _facts(request: HttpRequest) -> dict[str, object]:
         "now": timezone.now(),
         "public_url": settings.PUBLIC_URL,
     }
+
+
+class EmailIsGiven(Forbidden):
+    code = "email-is-given"
+    title = "E-mail addresses are set by administrators."
+    remedy = "Ask one to change yours."
+
+
+@signed_in
+def email(request: HttpRequest) -> HttpResponse:
+    """Stands before allauth's page: single sign-on finds accounts by their address, so nobody gives themselves one."""
+    raise EmailIsGiven
 
 
 @signed_in
