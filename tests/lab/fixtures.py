@@ -1,4 +1,5 @@
-"""Real libvirt hosts for tests. Import the fixture into a conftest; it fails, and never skips, when no host can be had.
+"""Real libvirt hosts for tests. Import a fixture, and those that it needs, into a conftest. They fail, and never skip,
+when no host can be had.
 
 The guest's kernel and file system are built once into ``CLOUDOPS_LAB_CACHE`` (default: ``var/lab`` in the tree).
 """
@@ -13,6 +14,7 @@ import pytest
 
 from cloudops.lab.domain import GuestSpec
 from cloudops.lab.guest import GuestImage, build_guest
+from cloudops.lab.lab import Lab
 from cloudops.lab.libvirtd import InUse, LibvirtHost, Listen
 from cloudops.lab.process import ServiceError
 
@@ -65,3 +67,52 @@ def real_host() -> Iterator[LibvirtHost]:
         yield host
     finally:
         host.stop()
+
+
+def start_lab(hosts: int) -> Lab:
+    """Starts a lab without guests in the first state directory that nobody uses. The caller stops it."""
+    for slot in range(STATE_SLOTS):
+        lab = Lab(lab_cache() / "labs" / str(slot), hosts=hosts)
+        try:
+            lab.start()
+        except InUse:
+            continue
+        try:
+            lab.reset()
+        except BaseException:
+            lab.stop()
+            raise
+        return lab
+    raise ServiceError(f"{STATE_SLOTS} labs run already from {lab_cache()}; is an old test run still alive?")
+
+
+@pytest.fixture(scope="session")
+def lab_of_two() -> Iterator[Lab]:
+    """Two hosts that send each other guests. Tests ask for ``two_hosts``, which begins with a clean lab."""
+    lab = start_lab(2)
+    yield lab
+    lab.stop()
+
+
+@pytest.fixture(scope="session")
+def lab_of_three() -> Iterator[Lab]:
+    """Three hosts that send each other guests. Tests ask for ``three_hosts``, which begins with a clean lab."""
+    lab = start_lab(3)
+    yield lab
+    lab.stop()
+
+
+@pytest.fixture
+def two_hosts(lab_of_two: Lab) -> Iterator[Lab]:
+    """kvm-01 and kvm-02: up, plugged in and without guests, before and after."""
+    lab_of_two.reset()
+    yield lab_of_two
+    lab_of_two.reset()
+
+
+@pytest.fixture
+def three_hosts(lab_of_three: Lab) -> Iterator[Lab]:
+    """kvm-01 to kvm-03: up, plugged in and without guests, before and after."""
+    lab_of_three.reset()
+    yield lab_of_three
+    lab_of_three.reset()
