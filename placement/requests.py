@@ -128,9 +128,7 @@ def _tags_of(offering: Offering | None, template: Template | None) -> tuple[dict
     return ({n: " and ".join(w) for n, w in strict.items()}, {n: " and ".join(w) for n, w in soft.items()})
 
 
-def _only(
-    vm: Vm, purpose: Purpose, only_hosts: Iterable[UUID | str] | None
-) -> tuple[tuple[str, ...] | None, str]:
+def _only(vm: Vm, purpose: Purpose, only_hosts: Iterable[UUID | str] | None) -> tuple[tuple[str, ...] | None, str]:
     if only_hosts is not None:
         return tuple(str(pk) for pk in only_hosts), "Another host was asked for."
     if purpose is Purpose.START:

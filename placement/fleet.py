@@ -1,0 +1,313 @@
+"""The fleet as columns: one entry per host in each, so that a rule is one operation on arrays.
+
+No Django. :class:`Structure` is what rarely changes (who the hosts are, their tags, networks and storage),
+:class:`Fleet` adds what changes with every claim. Hosts are in the order of their clusters' positions, then names.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.integer[Any]]
+Floats = npt.NDArray[np.float64]
+
+CONNECTIONS = ("unknown", "up", "unreachable")
+UP = CONNECTIONS.index("up")
+HOLDS = ("", "draining", "maintenance", "fenced")
+COMPRESSION = 1
+LOAD: tuple[tuple[str, str], ...] = (
+    ("vcpu_capacity", "<i4"),
+    ("memory_capacity_mib", "<i4"),
+    ("vcpu_claimed", "<i4"),
+    ("memory_claimed_mib", "<i4"),
+    ("consoles", "<i4"),
+    ("console_limit", "<i4"),
+    ("schedulable", "?"),
+    ("connection", "u1"),
+    ("hold", "u1"),
+)
+"""The columns that change all the time, with their types as stored."""
+CHANGE = np.dtype([("host", "<i4"), *LOAD])
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """One host, as columns are made from. Memory in MiB; ``connection`` and ``hold`` in the models' words."""
+
+    id: str
+    name: str
+    cluster: str
+    vcpu_capacity: int
+    memory_capacity_mib: int
+    vcpu_claimed: int = 0
+    memory_claimed_mib: int = 0
+    kind: str = ""
+    cpu_model: str = ""
+    tags: Sequence[str] = ()
+    networks: Sequence[str] = ()
+    datastores: Sequence[str] = ()
+    schedulable: bool = True
+    connection: str = "up"
+    hold: str = ""
+    consoles: int = 0
+    console_limit: int = 40
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRow:
+    """One cluster. Empty and None follow the request."""
+
+    id: str
+    name: str
+    position: int = 0
+    allocator: str = ""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    cpu_threshold_percent: int | None = None
+    memory_threshold_percent: int | None = None
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Who the hosts are. Hosts of one cluster are neighbours: ``starts[c]`` is the first of cluster ``c``.
+
+    ``tags``, ``networks`` and ``datastores`` hold one boolean column per name; a host that reports no network (no
+    datastore) at all is not known to lack any.
+    """
+
+    clusters: tuple[ClusterRow, ...]
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    cpu_models: tuple[str, ...]
+    cluster: Ints
+    kind: Ints
+    cpu_model: Ints
+    tags: Mapping[str, Bools]
+    networks: Mapping[str, Bools]
+    datastores: Mapping[str, Bools]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Host id to its place in the columns."""
+        return {key: place for place, key in enumerate(self.ids)}
+
+    @cached_property
+    def starts(self) -> Ints:
+        return np.searchsorted(self.cluster, np.arange(len(self.clusters)))
+
+    @cached_property
+    def salt(self) -> npt.NDArray[np.uint64]:
+        """64 random bits of each host, always the same."""
+        return np.array([UUID(key).int & 0xFFFFFFFFFFFFFFFF for key in self.ids], dtype=np.uint64)
+
+    @cached_property
+    def networks_known(self) -> Bools:
+        return _any(self.networks, len(self))
+
+    @cached_property
+    def datastores_known(self) -> Bools:
+        return _any(self.datastores, len(self))
+
+    @cached_property
+    def has_policies(self) -> bool:
+        """Whether any cluster has an allocator of its own."""
+        return any(cluster.allocator for cluster in self.clusters)
+
+    @cached_property
+    def lowest_thresholds(self) -> tuple[int, int]:
+        """The lowest CPU and memory threshold that a cluster has of its own; 100 for none."""
+        cpu = [c.cpu_threshold_percent for c in self.clusters if c.cpu_threshold_percent is not None]
+        memory = [c.memory_threshold_percent for c in self.clusters if c.memory_threshold_percent is not None]
+        return min(cpu, default=100), min(memory, default=100)
+
+    def hosts_of(self, cluster: int) -> slice:
+        """The places of a cluster's hosts."""
+        stop = self.starts[cluster + 1] if cluster + 1 < len(self.clusters) else len(self)
+        return slice(int(self.starts[cluster]), int(stop))
+
+    def cluster_of(self, place: int) -> ClusterRow:
+        return self.clusters[int(self.cluster[place])]
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """Compressed; :meth:`decode` gives it back."""
+        named = {"tags": self.tags, "networks": self.networks, "datastores": self.datastores}
+        head = {
+            "clusters": [
+                [c.id, c.name, c.position, c.allocator, dict(c.weights), c.cpu_threshold_percent]
+                + [c.memory_threshold_percent]
+                for c in self.clusters
+            ],
+            "names": self.names,
+            "kinds": self.kinds,
+            "cpu_models": self.cpu_models,
+            "named": {key: list(columns) for key, columns in named.items()},
+        }
+        parts = [b"".join(UUID(key).bytes for key in self.ids)]
+        parts += [column.astype("<i4").tobytes() for column in (self.cluster, self.kind, self.cpu_model)]
+        parts += [np.packbits(column).tobytes() for columns in named.values() for column in columns.values()]
+        text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+        return zlib.compress(len(text).to_bytes(4, "little") + text + b"".join(parts), COMPRESSION)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        raw = zlib.decompress(data)
+        size = int.from_bytes(raw[:4], "little")
+        head = json.loads(raw[4 : 4 + size])
+        reader = _Reader(raw, 4 + size)
+        count = len(head["names"])
+        ids = tuple(str(UUID(bytes=reader.take(16))) for _ in range(count))
+        cluster, kind, cpu_model = (np.frombuffer(reader.take(4 * count), "<i4") for _ in range(3))
+        packed = -(-count // 8)
+        named = {
+            key: {
+                name: np.unpackbits(np.frombuffer(reader.take(packed), np.uint8), count=count).astype(bool)
+                for name in names
+            }
+            for key, names in head["named"].items()
+        }
+        return cls(
+            clusters=tuple(ClusterRow(*values) for values in head["clusters"]),
+            ids=ids,
+            names=tuple(head["names"]),
+            kinds=tuple(head["kinds"]),
+            cpu_models=tuple(head["cpu_models"]),
+            cluster=cluster,
+            kind=kind,
+            cpu_model=cpu_model,
+            **named,
+        )
+
+
+@dataclass
+class _Reader:
+    raw: bytes
+    at: int
+
+    def take(self, size: int) -> bytes:
+        self.at += size
+        return self.raw[self.at - size : self.at]
+
+
+def _any(columns: Mapping[str, Bools], count: int) -> Bools:
+    known = np.zeros(count, dtype=bool)
+    for column in columns.values():
+        known |= column
+    return known
+
+
+@dataclass
+class Fleet:
+    """The hosts and what is on them. Columns are changed in place by their owner only; :meth:`copy` before a what-if."""
+
+    structure: Structure
+    vcpu_capacity: Ints
+    memory_capacity_mib: Ints
+    vcpu_claimed: Ints
+    memory_claimed_mib: Ints
+    consoles: Ints
+    console_limit: Ints
+    schedulable: Bools
+    connection: Ints
+    hold: Ints
+
+    def __len__(self) -> int:
+        return len(self.structure)
+
+    @classmethod
+    def build(cls, hosts: Iterable[HostRow], clusters: Iterable[ClusterRow]) -> Self:
+        """Columns of these hosts; clusters without hosts are left out."""
+        rows = list(hosts)
+        used = {row.cluster for row in rows}
+        ordered = sorted((c for c in clusters if c.id in used), key=lambda c: (c.position, c.name, c.id))
+        number = {c.id: place for place, c in enumerate(ordered)}
+        rows.sort(key=lambda row: (number[row.cluster], row.name, row.id))
+        structure = Structure(
+            clusters=tuple(ordered),
+            ids=tuple(row.id for row in rows),
+            names=tuple(row.name for row in rows),
+            kinds=(kinds := tuple(sorted({row.kind for row in rows}))),
+            cpu_models=(models := tuple(sorted({row.cpu_model for row in rows}))),
+            cluster=np.array([number[row.cluster] for row in rows], dtype=np.int32),
+            kind=np.array([kinds.index(row.kind) for row in rows], dtype=np.int32),
+            cpu_model=np.array([models.index(row.cpu_model) for row in rows], dtype=np.int32),
+            tags=_columns([row.tags for row in rows]),
+            networks=_columns([row.networks for row in rows]),
+            datastores=_columns([row.datastores for row in rows]),
+        )
+        load = {
+            "connection": [CONNECTIONS.index(row.connection) for row in rows],
+            "hold": [HOLDS.index(row.hold) for row in rows],
+        }
+        return cls(
+            structure,
+            **{name: np.array(load.get(name) or [getattr(row, name) for row in rows], kind) for name, kind in LOAD},
+        )
+
+    def copy(self) -> Self:
+        """The same hosts with columns of its own."""
+        return type(self)(self.structure, **{name: getattr(self, name).copy() for name, _ in LOAD})
+
+    def with_claims(self, more: Mapping[str, tuple[int, int]]) -> Self:
+        """A copy in which these hosts have (vCPUs, MiB) more, or less, claimed."""
+        fleet = self.copy()
+        for host, (vcpus, memory_mib) in more.items():
+            place = self.structure.index[host]
+            fleet.vcpu_claimed[place] += vcpus
+            fleet.memory_claimed_mib[place] += memory_mib
+        return fleet
+
+    def encode(self) -> bytes:
+        """Everything, compressed; :meth:`decode` gives the same columns."""
+        load = zlib.compress(b"".join(getattr(self, name).astype(kind).tobytes() for name, kind in LOAD), COMPRESSION)
+        structure = self.structure.encoded
+        return len(structure).to_bytes(4, "little") + structure + load
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        size = int.from_bytes(data[:4], "little")
+        structure = Structure.decode(data[4 : 4 + size])
+        reader = _Reader(zlib.decompress(data[4 + size :]), 0)
+        columns = {}
+        for name, kind in LOAD:
+            item = np.dtype(kind)
+            columns[name] = np.frombuffer(reader.take(item.itemsize * len(structure)), item).copy()
+        return cls(structure, **columns)
+
+    def changes(self, places: Iterable[int]) -> bytes:
+        """These hosts' entries, for :meth:`apply` on an older copy."""
+        wanted = np.fromiter(places, dtype=np.int32)
+        packed = np.empty(len(wanted), dtype=CHANGE)
+        packed["host"] = wanted
+        for name, _ in LOAD:
+            packed[name] = getattr(self, name)[wanted]
+        return packed.tobytes()
+
+    def apply(self, changes: bytes) -> None:
+        """Brings this copy up to where :meth:`changes` was called."""
+        packed = np.frombuffer(changes, dtype=CHANGE)
+        for name, _ in LOAD:
+            getattr(self, name)[packed["host"]] = packed[name]
+
+
+def _columns(names_of_hosts: Sequence[Sequence[str]]) -> dict[str, Bools]:
+    columns: dict[str, Bools] = {}
+    for place, names in enumerate(names_of_hosts):
+        for name in names:
+            if name not in columns:
+                columns[name] = np.zeros(len(names_of_hosts), dtype=bool)
+            columns[name][place] = True
+    return dict(sorted(columns.items()))
