@@ -71,6 +71,7 @@ static void start(Conn *c) {
     exit(1);
   }
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);  // as in relay_source.c
   if (is_stall) setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
   // Many loopback addresses: one address has too few ports for a long run of connects.
   char ip[32];

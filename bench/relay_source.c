@@ -110,6 +110,8 @@ int main(int argc, char **argv) {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(base + kind), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    // Accepted sockets inherit it. Congestion control that paces (bbr) would make the source the bottleneck.
+    setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
     if (bind(fd, (void *)&a, sizeof a) || listen(fd, 4096)) {
       perror("bind");
       return 1;

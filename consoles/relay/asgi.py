@@ -151,6 +151,9 @@ class AsgiBrowser:
     def ping(self) -> None:
         """ASGI has no message for it."""
 
+    def splice_target(self) -> None:
+        """The ASGI server owns the socket."""
+
     def unsent_bytes(self) -> int:
         return self._out_bytes
 

@@ -7,7 +7,10 @@ browser links, one on a swapped transport (``swap``) and one over ASGI messages 
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from consoles.relay.splice import SpliceTarget
 
 
 class Hold:
@@ -19,6 +22,8 @@ class Hold:
     """Its share of this loop turn is used up."""
     START: Final = 4
     """The console has not started yet."""
+    SPLICE: Final = 8
+    """The kernel moves the bytes (``splice``)."""
 
 
 class ReadGate:
@@ -101,6 +106,9 @@ class BrowserLink(Protocol):
 
     def unsent_bytes(self) -> int:
         """How much waits in this process for the browser."""
+
+    def splice_target(self) -> SpliceTarget | None:
+        """Where the kernel may write frames beside the transport; None where it cannot."""
 
     def hold_reading(self) -> None:
         """The VNC server takes no more: read nothing from the browser."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
+from consoles.relay.splice import Pipes
+
 TICK_SECONDS: Final = 1.0
 
 # One read's worth, and so what one VNC server may move in one turn of the loop: much while nobody else types, for every
@@ -36,10 +38,12 @@ class LoopState:
         """Who had input from a person since the last tick."""
         self.upstream_view = memoryview(bytearray(UPSTREAM_READ_BYTES))
         self._spare: list[memoryview] = []
+        self.pipes = Pipes()
         self.browser_view = memoryview(bytearray(BROWSER_READ_BYTES))
 
     def add(self, member: Ticking) -> None:
         self.members[member] = None
+        self.pipes.keep(True)
         if self._timer is None:
             self._timer = self._call_later(TICK_SECONDS, self._tick)
 
@@ -50,13 +54,16 @@ class LoopState:
             self._timer.cancel()
             self._timer = None
             self._spare.clear()
+            self.pipes.keep(False)
 
     def upstream_share(self, member: Ticking) -> int:
         """How many bytes ``member`` may read in this turn."""
+        return SHARED_READ_BYTES if self.others_type(member) else UPSTREAM_READ_BYTES
+
+    def others_type(self, member: Ticking) -> bool:
+        """Whether somebody other than ``member`` waits for what their input does."""
         typing = self.typing
-        if typing and (len(typing) > 1 or member not in typing):
-            return SHARED_READ_BYTES
-        return UPSTREAM_READ_BYTES
+        return bool(typing) and (len(typing) > 1 or member not in typing)
 
     def lend_upstream_view(self) -> memoryview:
         """The current buffer, which now belongs to a transport that has not sent all of it; reads go to another one."""

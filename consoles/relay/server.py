@@ -6,6 +6,12 @@ authorised like any other ASGI WebSocket, leaves the ASGI message path and owns 
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import os
+import socket
+import stat
+from functools import cache
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.utils import ClientDisconnected
@@ -20,6 +26,35 @@ if TYPE_CHECKING:
     from consoles.relay.console import RelayedConsole
 
 
+@cache
+def unpace_local_listeners() -> int:
+    """Takes congestion control that paces (bbr) off what this process accepts on loopback; how many listeners.
+
+    The line to a balancer on this machine has no queue to spare, and pacing was measured to halve what flows over it.
+    It cannot be taken off a connection, only inherited from the listener, which uvicorn does not show. Reno is in
+    every Linux, and every user may choose it (tcp(7), ``TCP_CONGESTION``).
+    """
+    changed = 0
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(os.stat(f"/proc/self/fd/{name}").st_mode):
+                    with socket.socket(fileno=os.dup(int(name))) as sock:
+                        changed += _unpace(sock)
+    return changed
+
+
+def _unpace(sock: socket.socket) -> bool:
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+        return False
+    if not ipaddress.ip_address(sock.getsockname()[0]).is_loopback:
+        return False
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return False
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+    return True
+
+
 class RelayProtocol(WebSocketsSansIOProtocol):
     """Offers :meth:`take_over` to the application, and closes consoles when the server stops."""
 
@@ -29,6 +64,7 @@ class RelayProtocol(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         scope = getattr(self, "scope", None)
+        unpace_local_listeners()
         if scope is not None:  # absent when the handshake was refused
             scope["extensions"][EXTENSION] = self.take_over
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -20,8 +21,9 @@ from consoles.relay.frames import (
     header,
     parse_close,
 )
-from consoles.relay.links import Hold, ReadGate, close_bounded, waiting_bytes
+from consoles.relay.links import CLOSE_SECONDS, Hold, ReadGate, close_bounded, waiting_bytes
 from consoles.relay.runtime import BROWSER_READ_BYTES, loop_state
+from consoles.relay.splice import SplicePump, SpliceTarget, plain_socket
 
 if TYPE_CHECKING:
     from consoles.relay.console import RelayedConsole
@@ -39,7 +41,9 @@ class SwappedBrowser(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_close_sent",
+        "_closing",
         "_console",
+        "_deferred",
         "_full",
         "_gate",
         "_late_pong",
@@ -49,6 +53,7 @@ class SwappedBrowser(asyncio.BufferedProtocol):
         "_parser",
         "_stalled_control",
         "_state",
+        "_stuck",
         "_transport",
         "closed",
     )
@@ -73,7 +78,10 @@ class SwappedBrowser(asyncio.BufferedProtocol):
         self._full = False
         self._stalled_control = 0
         self._late_pong: bytes | None = None
+        self._stuck: SplicePump | None = None  # has half a frame out
+        self._deferred: list[bytes] = []  # whole frames that wait for the end of that one
         self._close_sent = False
+        self._closing = False
         self._lost = False
         self.closed: asyncio.Future[None] = loop.create_future()
         # uvloop chooses how it reads when reading starts, so it has to be stopped for the change.
@@ -138,11 +146,11 @@ class SwappedBrowser(asyncio.BufferedProtocol):
             self._send_close(payload[:2])
             # A close frame without a code is a deliberate close too (WebSocket.close() without arguments).
             self._console.browser_gone(1000 if code is None else code)
-        close_bounded(self._loop, self._transport)
+        self._finish()
 
     def _violated(self, failure: FrameError) -> None:
         self._console.browser_violation(failure.code, str(failure))
-        close_bounded(self._loop, self._transport)
+        self._finish()
 
     def _answer_ping(self, payload: bytes) -> None:
         self._console.browser_heard()
@@ -151,7 +159,21 @@ class SwappedBrowser(asyncio.BufferedProtocol):
         if self._full:
             self._late_pong = payload  # only the latest need be answered (RFC 6455, 5.5.3)
         else:
-            self._transport.write(header(len(payload), PONG) + payload)
+            self._write(header(len(payload), PONG) + payload)
+
+    def _write(self, frame: bytes) -> None:
+        if self._stuck is not None:
+            self._deferred.append(frame)
+        else:
+            self._transport.write(frame)
+
+    def _finish(self) -> None:
+        """Closes when everything is sent."""
+        self._closing = True
+        if self._stuck is None:
+            close_bounded(self._loop, self._transport)
+        else:
+            self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
     def eof_received(self) -> None:
         self._console.browser_gone(None)
@@ -161,6 +183,9 @@ class SwappedBrowser(asyncio.BufferedProtocol):
             return
         self._lost = True
         self._console.browser_gone(None)
+        if self._stuck is not None:
+            self._stuck.stop()
+            self._stuck = None
         self._on_lost(exc)
         if not self.closed.done():
             self.closed.set_result(None)
@@ -176,15 +201,41 @@ class SwappedBrowser(asyncio.BufferedProtocol):
         self._full = False
         pong, self._late_pong = self._late_pong, None
         if pong is not None and not self._close_sent:
-            self._transport.write(header(len(pong), PONG) + pong)
+            self._write(header(len(pong), PONG) + pong)
         self._console.browser_drained()
+
+    # SpliceTarget
+
+    def splice_target(self) -> SpliceTarget | None:
+        return None if self._close_sent else self
+
+    def plain_socket(self) -> socket.socket | None:
+        return plain_socket(self._transport)
+
+    def frame_stuck(self, pump: SplicePump) -> None:
+        self._stuck = pump
+        self.pause_writing()
+
+    def frame_done(self) -> None:
+        self._stuck = None
+        self.resume_writing()
+        deferred, self._deferred = self._deferred, []
+        if deferred and not self._transport.is_closing():
+            self._transport.writelines(deferred)
+        if self._closing:
+            close_bounded(self._loop, self._transport)
+
+    def abort(self) -> None:
+        self._transport.abort()
 
     # BrowserLink
 
     def send_data(self, data: bytes | memoryview) -> None:
         if self._close_sent:
             return
-        if len(data) < COPY_BELOW_BYTES:
+        if self._stuck is not None:
+            self._deferred.append(header(len(data)) + data)
+        elif len(data) < COPY_BELOW_BYTES:
             self._transport.write(header(len(data)) + data)
         else:
             self._transport.writelines((header(len(data)), data))
@@ -202,11 +253,12 @@ class SwappedBrowser(asyncio.BufferedProtocol):
             self._stalled_control += len(payload) + 4
             if self._stalled_control > MAX_STALLED_CONTROL_BYTES:
                 return False
-        self._transport.write(header(len(payload), opcode) + payload)
+        self._write(header(len(payload), opcode) + payload)
         return True
 
     def unsent_bytes(self) -> int:
-        return waiting_bytes(self._transport)
+        stuck = 0 if self._stuck is None else self._stuck.waiting_bytes
+        return waiting_bytes(self._transport) + stuck
 
     def hold_reading(self) -> None:
         self._gate.hold(Hold.PEER)
@@ -222,4 +274,4 @@ class SwappedBrowser(asyncio.BufferedProtocol):
 
     def _send_close(self, payload: bytes) -> None:
         self._close_sent = True
-        self._transport.write(header(len(payload), CLOSE) + payload)
+        self._write(header(len(payload), CLOSE) + payload)

@@ -25,6 +25,7 @@ from consoles.relay import (
     open_upstream,
     refuse,
     serve_console,
+    splice,
     tls,
 )
 from consoles.relay.server import RelayProtocol
@@ -104,6 +105,7 @@ class Lab:
 
     async def start(self) -> None:
         ws = WebSocketsSansIOProtocol if self.path == "plain" else RelayProtocol
+        splice.ENABLED = self.path == "splice"
         config = uvicorn.Config(self.app, ws=ws, lifespan="off", log_config=None, http="httptools", interface="asgi3")
         config.load()
         config.ssl = self.tls
@@ -114,6 +116,7 @@ class Lab:
         await self.server.startup(sockets=[sock])
 
     async def stop(self) -> None:
+        splice.ENABLED = True
         for browser in self.browsers:
             browser.drop()
         for vnc in self.vncs:
@@ -216,13 +219,13 @@ def over_tls(scenario: Scenario) -> Any:
 def on_every_path(scenario: Scenario) -> Any:
     """The scenario as a test on every path to the browser, under uvloop and asyncio."""
     test = pytest.mark.parametrize("loop_name", list(LOOPS))(_runner(scenario))
-    return pytest.mark.parametrize("path", ["swap", "plain"])(test)
+    return pytest.mark.parametrize("path", ["swap", "splice", "plain"])(test)
 
 
 def on_fast_path(scenario: Scenario) -> Any:
     """Where only the fast path lets the relay see or do it (frames, pings)."""
     test = pytest.mark.parametrize("loop_name", list(LOOPS))(_runner(scenario))
-    return pytest.mark.parametrize("path", ["swap"])(test)
+    return pytest.mark.parametrize("path", ["swap", "splice"])(test)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

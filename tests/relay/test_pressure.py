@@ -12,12 +12,14 @@ from consoles.reasons import ClosedReason
 from consoles.relay import asgi, swap
 from consoles.relay.frames import BINARY, PING, PONG, TEXT, masked_frame
 from consoles.relay.runtime import BROWSER_READ_BYTES, SHARED_READ_BYTES, UPSTREAM_READ_BYTES, loop_state
+from consoles.relay.splice import SHARED_SPLICE_BYTES, SPLICE_BYTES
 from tests.relay.browser import KEY_A
 from tests.relay.lab import Lab, on_every_path, on_fast_path, until
 
 UPDATE_REQUEST = b"\3\1\0\0\0\0\2\x80\1\xe0"
 # One read, the high-water mark, and what both sides may add before they are stopped.
-BOUND_BYTES = UPSTREAM_READ_BYTES + 128 * 1024
+TURN_BYTES = max(UPSTREAM_READ_BYTES, SPLICE_BYTES)
+BOUND_BYTES = TURN_BYTES + 128 * 1024
 
 
 def unsent(lab: Lab) -> int:
@@ -179,7 +181,7 @@ async def test_a_flood_leaves_every_other_console_its_turn(lab: Lab) -> None:
             echo.writer.write(b"echo")
             await quiet.data(4)
             between.append(flooding.bytes_down - before)
-        assert sorted(between)[len(between) // 2] <= 16 * SHARED_READ_BYTES
+        assert sorted(between)[len(between) // 2] <= 16 * max(SHARED_READ_BYTES, SHARED_SPLICE_BYTES)
         assert flooding.bytes_down > 1 << 23, "it flooded all the while"
     finally:
         for task in tasks:
@@ -267,9 +269,9 @@ async def test_one_read_is_all_a_flood_gets_in_one_turn(lab: Lab) -> None:
     await reading
     running = False
     steps = [after - before for before, after in itertools.pairwise(turns)]
-    assert max(steps) <= UPSTREAM_READ_BYTES
+    assert max(steps) <= TURN_BYTES
     assert lab.console.bytes_down >= 1 << 23
-    assert len(steps) > (1 << 23) // UPSTREAM_READ_BYTES // 2
+    assert len(steps) > (1 << 23) // TURN_BYTES // 2
 
 
 @on_fast_path

@@ -39,6 +39,9 @@ class Link:
     def ping(self) -> None:
         self.pings += 1
 
+    def splice_target(self) -> None:
+        return None
+
     def unsent_bytes(self) -> int:
         return 0
 
