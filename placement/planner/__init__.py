@@ -1,1 +1,6 @@
 """Plans moves of VMs: where each one goes, in which order, and what is in the way of the rest. Knows no Django."""
+
+from placement.planner.core import Verdict, plan, prove
+from placement.planner.verify import execute, verify
+
+__all__ = ["Verdict", "execute", "plan", "prove", "verify"]

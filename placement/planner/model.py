@@ -181,18 +181,21 @@ class Blocker:
 
 
 class Remedy(StrEnum):
-    """What would let a stranded VM move."""
+    """What would let a stranded VM move; the smallest change first."""
 
+    MOVE_RESIDENTS = "move-residents"
     LIFT_RULE = "lift-rule"
     RETRY = "retry"
     FREE_CONSOLES = "free-consoles"
+    WAIT = "wait"
+    UNFIX = "unfix"
+    UNPIN = "unpin"
     LIFT_GROUP = "lift-group"
     RECEIVE = "receive"
-    UNFIX = "unfix"
     ADD_CAPACITY = "add-capacity"
     SHUT_DOWN = "shut-down"
-    UNPIN = "unpin"
-    MOVE_RESIDENTS = "move-residents"
+    MEET_RULE = "meet-rule"
+    SEVERAL = "several"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,241 @@
+"""Finds a host for every VM that has to move: best fit, then ejection chains, in several orders.
+
+A chain makes room for a VM on a host by sending another one (or two) from there elsewhere, which may need a chain of
+its own. Small VMs are pushed before big ones, and of equals those that move anyway before residents. When an order
+strands VMs, the next one places them earlier. Everything is counted in steps, not in time, so that equal problems give
+equal plans; the deadline only ends what takes too long.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+
+from placement.planner.board import Board, Column, Layout, Unit
+
+HOSTS_TRIED = 12
+SINGLES_TRIED = 6
+PAIRS_TRIED = 6
+CHAIN_DEPTHS = (0, 1, 2)
+DEEP = 3
+CHAIN_STEPS = 1500
+ORDERS = 60
+NOISE = 0.3
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best layout found, the units it leaves where they are, and in which order VMs were put."""
+
+    layout: Layout
+    left: tuple[Unit, ...]
+
+
+@dataclass
+class Budget:
+    """Ends a search that takes too long."""
+
+    deadline: float
+    clock: Callable[[], float]
+
+    def over(self) -> bool:
+        return self.clock() > self.deadline
+
+
+@dataclass
+class Chains:
+    """One try: a layout and what may be done to it."""
+
+    board: Board
+    layout: Layout
+    units: dict[int, Unit]
+    budget: Budget
+    rng: random.Random
+    steps: int = 0
+    movers: set[int] = field(default_factory=set)
+
+    def unit_of(self, v: int) -> Unit | None:
+        """What moves when this VM is pushed; None when it may not be pushed."""
+        if v in self.units:
+            return self.units[v]
+        if not self.board.resident_may_move(v):
+            return None
+        mates = self.board.mates_together(v)
+        if len(mates) > 1 and not all(
+            self.board.resident_may_move(w) and self.layout.at[w] == self.layout.at[v] for w in mates
+        ):
+            return None
+        unit = self.board.unit(mates)
+        for w in mates:
+            self.units[w] = unit
+        return unit
+
+    def place(self, unit: Unit, depth: int, banned: tuple[int, ...] = ()) -> bool:
+        """Puts the unit somewhere, pushing others if need be. Nothing has changed when it returns False."""
+        self.steps -= 1
+        ok = self.layout.fits(unit)
+        for host in banned:
+            ok[host] = False
+        hosts = np.flatnonzero(ok)
+        if hosts.size:
+            self.layout.put(unit, int(hosts[self._tightest(hosts)]))
+            return True
+        if depth == 0 or self.steps < 0 or self.budget.over():
+            return False
+        return any(self._push_to(unit, host, depth, banned) for host in self._hosts_to_clear(unit, banned))
+
+    def _tightest(self, hosts: np.ndarray[tuple[int], np.dtype[np.intp]]) -> int:
+        return int(np.argmin(self.layout.free_memory[hosts]))
+
+    def _hosts_to_clear(self, unit: Unit, banned: tuple[int, ...]) -> list[int]:
+        """Legal hosts, those with the least missing first."""
+        ok = unit.legal.copy()
+        for host in (*banned, *(self.layout.at[v] for v in unit.vms)):
+            ok[host] = False
+        hosts = np.flatnonzero(ok)
+        missing = np.maximum(unit.memory - self.layout.free_memory[hosts], 0) + 1024 * np.maximum(
+            unit.vcpus - self.layout.free_vcpus[hosts], 0
+        )
+        order = np.argsort(missing, kind="stable")
+        return [int(host) for host in hosts[order][:HOSTS_TRIED]]
+
+    def _push_to(self, unit: Unit, host: int, depth: int, banned: tuple[int, ...]) -> bool:
+        layout = self.layout
+        for pushed in self._choices(unit, host, depth):
+            if self.steps < 0:
+                return False
+            mark = layout.mark()
+            if all(self.place(other, depth - 1, (*banned, host)) for other in pushed) and layout.fits(unit)[host]:
+                layout.put(unit, host)
+                return True
+            layout.undo(mark)
+        return False
+
+    def _choices(self, unit: Unit, host: int, depth: int) -> Iterator[tuple[Unit, ...]]:
+        """What could leave the host so that the unit fits: cheapest first."""
+        layout, board = self.layout, self.board
+        memory = unit.memory - int(layout.free_memory[host])
+        vcpus = unit.vcpus - int(layout.free_vcpus[host])
+        consoles = unit.consoles - int(layout.free_consoles[host]) if unit.consoles else 0
+        clashing = {w for v in unit.vms for w in board.mates_apart(v) if layout.at[w] == host}
+        must: list[Unit] = []
+        for v in sorted(clashing):
+            other = self.unit_of(v)
+            if other is None or other in must:
+                return
+            must.append(other)
+        for other in must:
+            memory, vcpus, consoles = memory - other.memory, vcpus - other.vcpus, consoles - other.consoles
+        if memory <= 0 and vcpus <= 0 and consoles <= 0:
+            yield tuple(must)
+            return
+        yield from self._room_makers(unit, host, depth, tuple(must), (memory, vcpus, consoles))
+
+    def _room_makers(
+        self, unit: Unit, host: int, depth: int, must: tuple[Unit, ...], missing: tuple[int, int, int]
+    ) -> Iterator[tuple[Unit, ...]]:
+        memory, vcpus, consoles = missing
+        others = [other for other in self._pushable(host) if other not in must and self._smaller(other, unit, depth)]
+        enough = [o for o in others if o.memory >= memory and o.vcpus >= vcpus and o.consoles >= consoles]
+        for other in enough[:SINGLES_TRIED]:
+            yield (*must, other)
+        rest = [o for o in others if o not in enough]
+        pairs = [
+            (a, b)
+            for a, b in combinations(rest, 2)
+            if a.memory + b.memory >= memory and a.vcpus + b.vcpus >= vcpus and a.consoles + b.consoles >= consoles
+        ]
+        pairs.sort(key=lambda pair: pair[0].memory + pair[1].memory)
+        for a, b in pairs[:PAIRS_TRIED]:
+            yield (*must, b, a) if b.memory > a.memory else (*must, a, b)
+
+    def _pushable(self, host: int) -> list[Unit]:
+        """Units on the host that may be pushed; movers first, then by size. One of each size and set of hosts would do,
+        but groups differ, so all are kept."""
+        found: dict[int, Unit] = {}
+        for v in sorted(self.layout.on[host]):
+            unit = self.unit_of(v)
+            if unit is not None:
+                found[unit.vms[0]] = unit
+        return sorted(found.values(), key=lambda unit: (unit.memory, unit.vcpus, unit.vms[0] not in self.movers))
+
+    @staticmethod
+    def _smaller(other: Unit, unit: Unit, depth: int) -> bool:
+        """Deep chains may push equals, as these may have hosts that the unit has not."""
+        return other.memory < unit.memory + (1 if depth > 1 else 0) or other.vcpus < unit.vcpus
+
+
+def search(board: Board, units: Sequence[Unit], *, budget: Budget, start: Layout | None = None) -> Found:
+    """The best of several tries: fewest units left, then least memory left."""
+    rng = random.Random(board.problem.seed)
+    weight = {unit.vms[0]: 1.0 for unit in units}
+    best = Found(Layout(board), tuple(units))
+    for attempt in range(ORDERS):
+        noise = NOISE if attempt > 1 else 0.0
+        order = sorted(units, key=lambda unit: _priority(unit, attempt % 2 == 1, weight, noise, rng))
+        found = _try(board, order, budget, rng)
+        if attempt == 0 or _cost(found) < _cost(best):
+            best = found
+        if not best.left or budget.over():
+            break
+        for unit in found.left:
+            weight[unit.vms[0]] *= 2.0
+    return best
+
+
+def _priority(
+    unit: Unit, constrained_first: bool, weight: dict[int, float], noise: float, rng: random.Random
+) -> tuple[float, float, int]:
+    """Small sorts first. Big ones first, or those with few legal hosts first; stranded ones move forward."""
+    hosts = int(np.count_nonzero(unit.legal))
+    jitter = (1.0 + noise * rng.random()) * weight[unit.vms[0]]
+    size = (unit.memory + 1024.0 * unit.vcpus) if constrained_first else float(unit.memory)
+    if constrained_first:
+        return -size * jitter / (hosts + 4), hosts, unit.vms[0]
+    return -size * jitter, hosts, unit.vms[0]
+
+
+def _try(board: Board, order: Sequence[Unit], budget: Budget, rng: random.Random) -> Found:
+    chains = Chains(board, Layout(board), {v: unit for unit in order for v in unit.vms}, budget, rng)
+    chains.movers = {v for unit in order for v in unit.vms}
+    left = list(order)
+    for depth in (*CHAIN_DEPTHS, DEEP):
+        rest = []
+        for unit in left:
+            chains.steps = CHAIN_STEPS * (depth + 1)
+            if not chains.place(unit, depth):
+                rest.append(unit)
+        left = rest
+        if not left:
+            break
+    return Found(chains.layout, tuple(left))
+
+
+def _cost(found: Found) -> tuple[int, int]:
+    return len(found.left), sum(unit.memory for unit in found.left)
+
+
+def take_home(board: Board, layout: Layout, movers: Sequence[int]) -> None:
+    """Lets residents stay after all where that is possible: a smaller plan for the same result."""
+    moving = set(movers)
+    changed = True
+    while changed:
+        changed = False
+        for v, host in enumerate(layout.at):
+            home = board.at[v]
+            if host == home or v in moving or v in board.moving or len(board.mates_together(v)) > 1:
+                continue
+            unit = board.unit([v])
+            allowed: Column = layout.fits(_anywhere(unit, board))
+            if allowed[home]:
+                layout.move(v, home)
+                changed = True
+
+
+def _anywhere(unit: Unit, board: Board) -> Unit:
+    """Home was good enough before, whatever the rules say of it."""
+    return Unit(unit.vms, unit.memory, unit.vcpus, unit.consoles, np.ones(len(board.hosts), bool))
