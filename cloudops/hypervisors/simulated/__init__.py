@@ -2,10 +2,37 @@
 
 A URI ``simulated://NAME?hosts=10&vms=20&seed=1`` is an endpoint with ten hosts of twenty VMs each. Everything about
 them follows from the URI, so that every process sees the same fleet. What changes (power states, console connections,
-faults) lives in this process's memory, or with ``&state=/path/file.sqlite`` in a file that processes share.
+where VMs are, faults) lives in this process's memory, or with ``&state=/path/file.sqlite`` in a file that processes
+share. VMs migrate between the hosts of an endpoint, and between endpoints that are in memory or share a file, with
+``&migrate_mib_per_second=1024``; tests let time go by with :func:`set_clock`.
 """
 
-from cloudops.hypervisors.simulated.driver import SimulatedHypervisor, reset, set_faults
+from cloudops.hypervisors.simulated.driver import (
+    SimulatedHypervisor,
+    add_migration_fault,
+    clear_migration_faults,
+    put_host,
+    put_vm,
+    remove_vm,
+    reset,
+    set_faults,
+)
+from cloudops.hypervisors.simulated.fleet import SimulatedHost
+from cloudops.hypervisors.simulated.jobs import MigrationFault
 from cloudops.hypervisors.simulated.state import Faults
+from cloudops.hypervisors.simulated.store import set_clock
 
-__all__ = ["Faults", "SimulatedHypervisor", "reset", "set_faults"]
+__all__ = [
+    "Faults",
+    "MigrationFault",
+    "SimulatedHost",
+    "SimulatedHypervisor",
+    "add_migration_fault",
+    "clear_migration_faults",
+    "put_host",
+    "put_vm",
+    "remove_vm",
+    "reset",
+    "set_clock",
+    "set_faults",
+]

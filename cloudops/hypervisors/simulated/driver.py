@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from cloudops.hypervisors.hub import EventHub
 from cloudops.hypervisors.port import (
+    Busy,
     ConsoleConnection,
     ConsoleEndpoint,
+    DestinationIncompatible,
+    DestinationUnreachable,
     EndpointSpec,
     EventKind,
     EventSink,
@@ -21,9 +22,15 @@ from cloudops.hypervisors.port import (
     HypervisorError,
     HypervisorEvent,
     InvalidState,
+    Kind,
+    MigrationOptions,
+    MigrationStatus,
+    MigrationTarget,
+    Objection,
     PowerAction,
     PowerState,
     ProbeStep,
+    SameHost,
     Screenshot,
     TimedOut,
     Transport,
@@ -32,13 +39,15 @@ from cloudops.hypervisors.port import (
     VmNotFound,
     VmNotRunning,
 )
+from cloudops.hypervisors.simulated import jobs
 from cloudops.hypervisors.simulated.console import open_console
-from cloudops.hypervisors.simulated.fleet import Fleet, FleetUri, fleet, parse_uri
+from cloudops.hypervisors.simulated.fleet import HOST_OWN_MEMORY_MIB, SimulatedHost, parse_uri
+from cloudops.hypervisors.simulated.jobs import MigrationFault
+from cloudops.hypervisors.simulated.landscape import Landscape
 from cloudops.hypervisors.simulated.picture import picture
 from cloudops.hypervisors.simulated.state import Faults, State
 
 VERSION = "Simulated 1.0"
-HOST_OWN_MEMORY_MIB = 4096
 WATCH_SECONDS = 1.0
 
 # From which states an action is possible, and where it leads.
@@ -53,34 +62,48 @@ _TRANSITIONS: dict[PowerAction, tuple[set[PowerState], PowerState]] = {
     PowerAction.RESUME: ({PowerState.PAUSED}, PowerState.RUNNING),
 }
 
-_states: dict[FleetUri, State] = {}
-_states_lock = threading.Lock()
-
 
 def set_faults(uri: str, faults: Faults) -> None:
     """Makes the endpoint behave badly, until ``set_faults(uri, Faults())``."""
-    _state(parse_uri(uri)).set_faults(faults)
+    state = _landscape(uri).state
+    with state.store.write():
+        jobs.settle(state.store)
+        state.set_faults(faults)
+        jobs.interrupt(state)
+
+
+def add_migration_fault(uri: str, fault: MigrationFault) -> None:
+    """What happens to the next migrations from or to the endpoint; used up in the order in which they were added."""
+    jobs.add_fault(_landscape(uri).state, fault)
+
+
+def clear_migration_faults(uri: str) -> None:
+    """No migration fails any more, and those that were held up go on."""
+    jobs.clear_faults(_landscape(uri).state)
+
+
+def put_host(uri: str, host: SimulatedHost) -> None:
+    """Adds a host to the endpoint, or makes one of this reference another."""
+    _landscape(uri).state.put_host(host)
+
+
+def put_vm(uri: str, vm: VmFacts) -> None:
+    """Defines a VM at the endpoint, or makes one of this reference another."""
+    _landscape(uri).state.put_vm(vm)
+
+
+def remove_vm(uri: str, vm_ref: str) -> None:
+    """The VM is gone, running or not."""
+    _landscape(uri).state.remove_vm(vm_ref)
 
 
 def reset(uri: str) -> None:
-    """Puts the endpoint back to what its URI says: power states, connections, no faults."""
-    _state(parse_uri(uri)).reset()
+    """Puts the endpoint back to what its URI says: hosts, VMs, power states, connections, no faults, no migrations."""
+    _landscape(uri).state.reset()
 
 
-def _state(uri: FleetUri) -> State:
-    with _states_lock:
-        if uri not in _states:
-            _states[uri] = State(uri.state, endpoint=f"{uri.name}/{uri.seed}")
-        return _states[uri]
-
-
-def _after_fork() -> None:
-    global _states_lock
-    _states_lock = threading.Lock()
-    _states.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+def _landscape(uri: str) -> Landscape:
+    return Landscape(parse_uri(uri))
 
 
 class SimulatedHypervisor:
@@ -90,7 +113,7 @@ class SimulatedHypervisor:
         """Raises :class:`~cloudops.hypervisors.simulated.fleet.InvalidUri`."""
         self.spec = spec
         self._uri = parse_uri(spec.uri)
-        self._state = _state(self._uri)
+        self._land = Landscape(self._uri)
         self._hub = EventHub(f"events of {spec.uri}")
         self._watcher: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -110,15 +133,16 @@ class SimulatedHypervisor:
         return [
             ProbeStep("Reach the simulated endpoint", ok=True, detail=self.spec.uri, elapsed_ms=elapsed_ms),
             ProbeStep(
-                "Read hosts and VMs", ok=True, detail=f"{len(self._fleet.hosts)} hosts, {len(self._fleet.vms)} VMs"
+                "Read hosts and VMs", ok=True, detail=f"{len(self._land.hosts())} hosts, {len(self._land.vms())} VMs"
             ),
         ]
 
     def hosts(self) -> Sequence[HostFacts]:
         self._enter()
-        running: dict[str, list[VmFacts]] = {ref: [] for ref in self._fleet.hosts}
-        for vm in self._current_vms():
-            if vm.power_state in _ALIVE:
+        hosts = self._land.hosts()
+        running: dict[str, list[VmFacts]] = {ref: [] for ref in hosts}
+        for vm in self._land.vms():
+            if vm.power_state in _ALIVE and vm.host_ref in running:
                 running[vm.host_ref].append(vm)
         return [
             HostFacts(
@@ -127,17 +151,22 @@ class SimulatedHypervisor:
                 cpu_threads=host.cpu_threads,
                 cpu_mhz=host.cpu_mhz,
                 memory_mib=host.memory_mib,
-                memory_free_mib=host.memory_mib - HOST_OWN_MEMORY_MIB - sum(vm.memory_mib for vm in running[host.ref]),
+                memory_free_mib=max(
+                    0, host.memory_mib - HOST_OWN_MEMORY_MIB - sum(vm.memory_mib for vm in running[host.ref])
+                ),
                 hypervisor_version=VERSION,
                 cpu_model=host.cpu_model,
                 cpu_percent=min(100.0, 25.0 * sum(vm.vcpus for vm in running[host.ref]) / host.cpu_threads),
+                networks=host.networks,
+                datastores=host.datastores,
+                migration_uri=self.spec.uri,
             )
-            for host in self._fleet.hosts.values()
+            for host in hosts.values()
         ]
 
     def vms(self) -> Sequence[VmFacts]:
         self._enter()
-        return self._current_vms()
+        return self._land.vms()
 
     def vm(self, vm_ref: str) -> VmFacts:
         self._enter()
@@ -178,7 +207,50 @@ class SimulatedHypervisor:
             if vm.power_state in (PowerState.OFF, PowerState.CRASHED):
                 raise VmNotRunning(f"VM {vm.name} is {vm.power_state}; it cannot {action}.")
             raise InvalidState(f"VM {vm.name} is {vm.power_state}; it cannot {action}.")
-        self._state.set_power(vm_ref, result)
+        with self._state.store.write():
+            if jobs.running(self._state, vm_ref) is not None and action is not PowerAction.STOP:
+                raise Busy(f"VM {vm.name} is being moved.")
+            jobs.cancel(self._state, vm_ref, f"VM {vm.name} was stopped.")
+            self._state.set_power(vm_ref, result)
+
+    def check_migration(self, vm_ref: str, target: MigrationTarget, options: MigrationOptions) -> Sequence[Objection]:
+        self._enter()
+        vm = self._vm(vm_ref)
+        try:
+            land, host = self._destination(vm, target)
+        except HypervisorError as error:
+            return [_objection(error)]
+        return [_objection(error) for error in land.objections(vm, host, options)]
+
+    def migrate(self, vm_ref: str, target: MigrationTarget, options: MigrationOptions) -> None:
+        self._enter()
+        vm = self._vm(vm_ref)
+        if jobs.running(self._state, vm_ref) is not None:
+            raise Busy(f"VM {vm.name} is being moved already.")
+        if options.live and vm.power_state not in _ALIVE:
+            raise VmNotRunning(f"VM {vm.name} is {vm.power_state}.")
+        if not options.live and vm.power_state in _ALIVE:
+            raise InvalidState(f"VM {vm.name} is {vm.power_state}; only a VM that is off moves without its memory.")
+        land, host = self._destination(vm, target)
+        if objections := land.objections(vm, host, options):
+            raise objections[0]
+        rate = float(options.bandwidth_mib_per_second or self._uri.migrate_mib_per_second)
+        jobs.begin(self._state, land.state, vm, host.ref, options, min(rate, float(self._uri.migrate_mib_per_second)))
+
+    def migration(self, vm_ref: str) -> MigrationStatus:
+        self._enter()
+        return jobs.status(self._state, vm_ref)
+
+    def abort_migration(self, vm_ref: str) -> None:
+        self._enter()
+        jobs.abort(self._state, vm_ref)
+
+    def discard(self, vm_ref: str) -> None:
+        self._enter()
+        vm = self._vm(vm_ref)
+        if vm.power_state in _ALIVE:
+            raise InvalidState(f"VM {vm.name} is {vm.power_state} here; only a definition that is off is a leftover.")
+        self._state.remove_vm(vm_ref)
 
     def subscribe(self, sink: EventSink) -> Callable[[], None]:
         if self._closed.is_set():
@@ -194,14 +266,28 @@ class SimulatedHypervisor:
         return cancel
 
     @property
-    def _fleet(self) -> Fleet:
-        return fleet(replace(self._uri, state=""))
+    def _state(self) -> State:
+        return self._land.state
 
     def _watch(self, seen: int) -> None:
+        state = self._state
         while not self._closed.is_set():
-            seen, events = self._state.wait_changes(seen, WATCH_SECONDS)
+            seen, events = state.wait_changes(seen, WATCH_SECONDS, before=lambda: jobs.settle(state.store))
             for event in events:
                 self._hub.publish(event)
+
+    def _destination(self, vm: VmFacts, target: MigrationTarget) -> tuple[Landscape, SimulatedHost]:
+        """Where the target's host is simulated. Raises what keeps this host from reaching it."""
+        if target.spec.kind is not Kind.SIMULATED:
+            raise DestinationIncompatible(f"A simulated VM cannot run on a host of kind {target.spec.kind}.")
+        land = _landscape(target.spec.uri)
+        faults = land.state.faults()
+        host = land.hosts().get(target.host_ref)
+        if land.uri.state != self._uri.state or faults.disconnected or host is None:
+            raise DestinationUnreachable(f"{self._uri.name} cannot reach {target.host_ref} at {land.uri.name}.")
+        if (land.state.endpoint, host.ref) == (self._state.endpoint, vm.host_ref):
+            raise SameHost(f"VM {vm.name} is on {host.name}.")
+        return land, host
 
     def _enter(self) -> None:
         """What every call goes through: the faults."""
@@ -224,15 +310,11 @@ class SimulatedHypervisor:
         if faults.error:
             raise HypervisorError(faults.error, platform_code="simulated")
 
-    def _current_vms(self) -> list[VmFacts]:
-        states = self._state.power_states()
-        return [replace(vm, power_state=states[vm.ref]) if vm.ref in states else vm for vm in self._fleet.vms.values()]
-
     def _vm(self, vm_ref: str) -> VmFacts:
-        vm = self._fleet.vms.get(vm_ref)
+        vm = self._land.vm(vm_ref)
         if vm is None:
             raise VmNotFound(f"{self._uri.name} has no VM {vm_ref}.")
-        return replace(vm, power_state=self._state.power_states().get(vm_ref, vm.power_state))
+        return vm
 
     def _running(self, vm_ref: str) -> VmFacts:
         vm = self._vm(vm_ref)
@@ -241,4 +323,9 @@ class SimulatedHypervisor:
         return vm
 
     def _is_console_live(self, label: str, vm_ref: str) -> bool:
-        return self._state.is_console_live(label) and self._vm(vm_ref).power_state in _ALIVE
+        vm = self._land.vm(vm_ref)
+        return vm is not None and vm.power_state in _ALIVE and self._state.is_console_live(label)
+
+
+def _objection(error: HypervisorError) -> Objection:
+    return Objection(error.code, error.detail or error.title, error.remedy)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import parse_qs, urlsplit
 
-from cloudops.hypervisors.port import HypervisorError, PowerState, ScalingFacts, VmFacts
+from cloudops.hypervisors.port import DiskFacts, DiskKind, HypervisorError, PowerState, ScalingFacts, VmFacts
 
 NAMESPACE = uuid.UUID("6f6a1c58-6f5e-4b8f-9a53-3b7d0f7f5d10")
 ROLES = ("web", "db", "cache", "mail", "build", "app", "files", "ldap", "queue", "proxy")
@@ -20,6 +20,10 @@ HOST_OWN_MEMORY_MIB = 4096
 MEMORY_STEP_MIB = 64 * 1024
 MAX_HOSTS = 5000
 MAX_VMS_PER_HOST = 1000
+MIGRATE_MIB_PER_SECOND = 1024
+"""About what 10 Gbit/s carry: a VM takes some seconds."""
+NETWORK = "lan"
+DATASTORE = "san"
 
 
 class InvalidUri(HypervisorError):
@@ -38,21 +42,26 @@ class FleetUri:
     seed: int = 1
     state: str = ""
     max_consoles: int | None = None
+    migrate_mib_per_second: int = MIGRATE_MIB_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedHost:
+    """What a host is like. Tests make others than those of the fleet."""
+
     ref: str
     name: str
     cpu_threads: int
     cpu_mhz: int
     cpu_model: str
     memory_mib: int
+    networks: tuple[str, ...] = (NETWORK,)
+    datastores: tuple[str, ...] = (DATASTORE,)
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Hosts and VMs as they are before anybody changed a power state, by reference and in order of name."""
+    """Hosts and VMs as they are before anybody changed anything, by reference and in order of name."""
 
     hosts: dict[str, SimulatedHost]
     vms: dict[str, VmFacts]
@@ -63,7 +72,7 @@ def parse_uri(uri: str) -> FleetUri:
     parts = urlsplit(uri)
     options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     state = options.pop("state", "")
-    unknown = options.keys() - {"hosts", "vms", "seed", "max_consoles"}
+    unknown = options.keys() - {"hosts", "vms", "seed", "max_consoles", "migrate_mib_per_second"}
     if parts.scheme != "simulated" or not parts.netloc or unknown:
         raise InvalidUri(f"{uri!r}" + (f" has unknown options: {', '.join(sorted(unknown))}" if unknown else ""))
     try:
@@ -73,7 +82,10 @@ def parse_uri(uri: str) -> FleetUri:
     hosts, vms = numbers.get("hosts", 1), numbers.get("vms", 4)
     if not (0 < hosts <= MAX_HOSTS and 0 <= vms <= MAX_VMS_PER_HOST):
         raise InvalidUri(f"hosts must be 1 to {MAX_HOSTS}, vms (per host) 0 to {MAX_VMS_PER_HOST}; {uri!r}")
-    return FleetUri(parts.netloc, hosts, vms, numbers.get("seed", 1), state, numbers.get("max_consoles"))
+    rate = numbers.get("migrate_mib_per_second", MIGRATE_MIB_PER_SECOND)
+    if rate < 1:
+        raise InvalidUri(f"migrate_mib_per_second must be 1 or more; {uri!r}")
+    return FleetUri(parts.netloc, hosts, vms, numbers.get("seed", 1), state, numbers.get("max_consoles"), rate)
 
 
 @lru_cache(maxsize=64)
@@ -114,4 +126,6 @@ def _vm(uri: FleetUri, random_: random.Random, host_ref: str, host_name: str, in
         scaling=ScalingFacts(max_vcpus=vcpus * 2, max_memory_mib=memory_mib * 4, memory_slots=8),
         guest_os=random_.choice(SYSTEMS),
         max_consoles=uri.max_consoles,
+        disks=(DiskFacts("vda", f"{DATASTORE}/{host_name}-{index:02}.qcow2", DiskKind.SHARED, DATASTORE, 20 * 1024),),
+        networks=(NETWORK,),
     )

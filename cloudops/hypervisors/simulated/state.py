@@ -1,48 +1,33 @@
-"""What changes at a simulated endpoint: power states, console connections and faults, in memory or in a shared file."""
+"""What changes at a simulated endpoint: power states, what is defined there, console connections and faults."""
 
 from __future__ import annotations
 
 import json
 import os
-import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cloudops.hypervisors.port import ConsoleConnection, EventKind, HypervisorEvent, PowerState
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS vm_power (
-    endpoint TEXT NOT NULL, vm_ref TEXT NOT NULL, state TEXT NOT NULL, PRIMARY KEY (endpoint, vm_ref)
-);
-CREATE TABLE IF NOT EXISTS vm_console (
-    endpoint TEXT NOT NULL, label TEXT PRIMARY KEY, vm_ref TEXT NOT NULL, pid INTEGER NOT NULL,
-    pid_started TEXT NOT NULL, dropped INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS endpoint_faults (endpoint TEXT PRIMARY KEY, faults TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS endpoint_change (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, endpoint TEXT NOT NULL, kind TEXT NOT NULL, vm_ref TEXT NOT NULL,
-    state TEXT NOT NULL, at REAL NOT NULL
-);
-"""
-CHANGES_KEPT = 2000
-BUSY_SECONDS = 5.0
-SHARED_POLL_SECONDS = 0.25
+from cloudops.hypervisors.port import ConsoleConnection, EventKind, HypervisorEvent, PowerState, VmFacts
+from cloudops.hypervisors.simulated.fleet import SimulatedHost
+from cloudops.hypervisors.simulated.records import host_of, host_text, vm_of, vm_text
+from cloudops.hypervisors.simulated.store import SHARED_POLL_SECONDS, Store
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
     """What is wrong with an endpoint: every call takes ``latency_seconds`` more; ``unreachable`` as if switched off;
-    ``hang`` as if frozen (calls end at the endpoint's timeout); ``error`` is what the platform says to every call."""
+    ``hang`` as if frozen (calls end at the endpoint's timeout); ``error`` is what the platform says to every call;
+    hosts named in ``down_hosts`` (references) are not reported, nor are their VMs. Migrations from and to what cannot
+    be reached end at once."""
 
     latency_seconds: float = 0.0
     unreachable: bool = False
     hang: bool = False
     error: str = ""
+    down_hosts: tuple[str, ...] = ()
 
     @property
     def disconnected(self) -> bool:
@@ -50,85 +35,132 @@ class Faults:
 
 
 class State:
-    """One endpoint's changing half. Safe for several threads; with a file also for several processes."""
+    """One endpoint's changing half."""
 
-    def __init__(self, path: str, endpoint: str) -> None:
-        """``path`` empty: in memory. Its directory is created; several endpoints may share the file."""
-        if path:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._shared = bool(path)
-        self._endpoint = endpoint
-        self._db = sqlite3.connect(
-            path or ":memory:", check_same_thread=False, timeout=BUSY_SECONDS, isolation_level=None
-        )
-        # Notified on every change made in this process; changes of other processes are found by looking.
-        self._changed = threading.Condition(threading.RLock())
-        with self._changed:
-            if self._shared:
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=OFF")
-            self._db.executescript(SCHEMA)
+    def __init__(self, store: Store, endpoint: str) -> None:
+        """``endpoint``: its name in the store, which several endpoints share."""
+        self.store = store
+        self.endpoint = endpoint
+
+    # -- what is there
 
     def power_states(self) -> dict[str, PowerState]:
         """The VMs whose power state is another than at the beginning."""
-        with self._changed:
-            rows = self._db.execute("SELECT vm_ref, state FROM vm_power WHERE endpoint = ?", (self._endpoint,))
-            return {ref: PowerState(state) for ref, state in rows}
+        rows = self.store.rows("SELECT vm_ref, state FROM vm_power WHERE endpoint = ?", self.endpoint)
+        return {ref: PowerState(state) for ref, state in rows}
 
-    def set_power(self, vm_ref: str, state: PowerState, *, event: bool = True) -> None:
-        with self._write():
-            self._db.execute("REPLACE INTO vm_power VALUES (?, ?, ?)", (self._endpoint, vm_ref, state.value))
+    def power_state(self, vm_ref: str) -> PowerState | None:
+        """:meth:`power_states` of one VM."""
+        rows = self.store.rows("SELECT state FROM vm_power WHERE endpoint = ? AND vm_ref = ?", self.endpoint, vm_ref)
+        return PowerState(rows[0][0]) if rows else None
+
+    def set_power(self, vm_ref: str, state: PowerState) -> None:
+        with self.store.write():
+            self.store.execute("REPLACE INTO vm_power VALUES (?, ?, ?)", self.endpoint, vm_ref, state.value)
+            self.store.note(self.endpoint, EventKind.VM_CHANGED, vm_ref, state.value)
+
+    def gone(self) -> set[str]:
+        """VMs of the fleet that are not here any more, or not as they were."""
+        return {ref for (ref,) in self.store.rows("SELECT vm_ref FROM vm_gone WHERE endpoint = ?", self.endpoint)}
+
+    def is_gone(self, vm_ref: str) -> bool:
+        return bool(self.store.rows("SELECT 1 FROM vm_gone WHERE endpoint = ? AND vm_ref = ?", self.endpoint, vm_ref))
+
+    def here(self) -> list[VmFacts]:
+        """VMs that are here and not as in the fleet."""
+        rows = self.store.rows("SELECT facts FROM vm_here WHERE endpoint = ? ORDER BY rowid", self.endpoint)
+        return [vm_of(text) for (text,) in rows]
+
+    def one_here(self, vm_ref: str) -> VmFacts | None:
+        """:meth:`here` of one VM."""
+        rows = self.store.rows("SELECT facts FROM vm_here WHERE endpoint = ? AND vm_ref = ?", self.endpoint, vm_ref)
+        return vm_of(rows[0][0]) if rows else None
+
+    def put_vm(self, vm: VmFacts) -> None:
+        """The VM is here from now on, exactly so."""
+        with self.store.write():
+            self.store.execute("REPLACE INTO vm_gone VALUES (?, ?)", self.endpoint, vm.ref)
+            self.store.execute("REPLACE INTO vm_here VALUES (?, ?, ?)", self.endpoint, vm.ref, vm_text(vm))
+            self.store.execute("DELETE FROM vm_power WHERE endpoint = ? AND vm_ref = ?", self.endpoint, vm.ref)
+            self.store.note(self.endpoint, EventKind.VM_CHANGED, vm.ref, vm.power_state.value)
+
+    def remove_vm(self, vm_ref: str, *, event: bool = True) -> None:
+        """The VM is not here any more; its consoles end."""
+        with self.store.write():
+            self.store.execute("REPLACE INTO vm_gone VALUES (?, ?)", self.endpoint, vm_ref)
+            for table in ("vm_here", "vm_power"):
+                self.store.execute(
+                    f"DELETE FROM {table} WHERE endpoint = ? AND vm_ref = ?",  # noqa: S608
+                    self.endpoint,
+                    vm_ref,
+                )
+            self.end_consoles(vm_ref)
             if event:
-                self._note(EventKind.VM_CHANGED, vm_ref, state.value)
+                self.store.note(self.endpoint, EventKind.VM_REMOVED, vm_ref)
+
+    def hosts_changed(self) -> dict[str, SimulatedHost]:
+        """Hosts that are not as in the fleet, or not of it."""
+        rows = self.store.rows(
+            "SELECT host_ref, facts FROM host_changed WHERE endpoint = ? ORDER BY rowid", self.endpoint
+        )
+        return {ref: host_of(text) for ref, text in rows}
+
+    def put_host(self, host: SimulatedHost) -> None:
+        with self.store.write():
+            self.store.execute("REPLACE INTO host_changed VALUES (?, ?, ?)", self.endpoint, host.ref, host_text(host))
+
+    # -- faults
 
     def faults(self) -> Faults:
-        with self._changed:
-            query = "SELECT faults FROM endpoint_faults WHERE endpoint = ?"
-            row = self._db.execute(query, (self._endpoint,)).fetchone()
-        return Faults(**json.loads(row[0])) if row else Faults()
+        rows = self.store.rows("SELECT faults FROM endpoint_faults WHERE endpoint = ?", self.endpoint)
+        if not rows:
+            return Faults()
+        values = json.loads(rows[0][0])
+        return Faults(**{**values, "down_hosts": tuple(values.get("down_hosts", ()))})
 
     def set_faults(self, faults: Faults) -> None:
-        with self._write():
+        with self.store.write():
             before = self.faults()
-            values = (self._endpoint, json.dumps(asdict(faults)))
-            self._db.execute("REPLACE INTO endpoint_faults VALUES (?, ?)", values)
+            self.store.execute("REPLACE INTO endpoint_faults VALUES (?, ?)", self.endpoint, json.dumps(asdict(faults)))
             if faults.disconnected != before.disconnected:
-                self._note(EventKind.DISCONNECTED if faults.disconnected else EventKind.CONNECTED, "", "")
+                kind = EventKind.DISCONNECTED if faults.disconnected else EventKind.CONNECTED
+                self.store.note(self.endpoint, kind)
 
     def reset(self) -> None:
-        """Forgets everything that changed; open consoles end."""
-        with self._write():
-            for table in ("vm_power", "vm_console", "endpoint_faults"):
-                self._db.execute(f"DELETE FROM {table} WHERE endpoint = ?", (self._endpoint,))  # noqa: S608
-            self._note(EventKind.CONNECTED, "", "")
+        """Forgets everything that changed; open consoles and migrations end."""
+        tables = ("vm_power", "vm_gone", "vm_here", "host_changed", "vm_console", "endpoint_faults")
+        with self.store.write():
+            for table in (*tables, "migration_job", "migration_fault"):
+                self.store.execute(f"DELETE FROM {table} WHERE endpoint = ?", self.endpoint)  # noqa: S608
+            self.store.execute("DELETE FROM migration_job WHERE to_endpoint = ?", self.endpoint)
+            self.store.note(self.endpoint, EventKind.CONNECTED)
+
+    # -- consoles
 
     def add_console(self, label: str, vm_ref: str) -> None:
-        with self._write():
+        with self.store.write():
             pid = os.getpid()
-            values = (self._endpoint, label, vm_ref, pid, _started(pid))
-            self._db.execute("INSERT INTO vm_console VALUES (?, ?, ?, ?, ?, 0)", values)
-            self._note(EventKind.CONSOLE_CHANGED, vm_ref, "")
+            values = (self.endpoint, label, vm_ref, pid, _started(pid))
+            self.store.execute("INSERT INTO vm_console VALUES (?, ?, ?, ?, ?, 0)", *values)
+            self.store.note(self.endpoint, EventKind.CONSOLE_CHANGED, vm_ref)
 
     def remove_console(self, label: str, vm_ref: str) -> None:
-        with self._write():
-            if self._db.execute("DELETE FROM vm_console WHERE label = ?", (label,)).rowcount:
-                self._note(EventKind.CONSOLE_CHANGED, vm_ref, "")
+        with self.store.write():
+            if self.store.execute("DELETE FROM vm_console WHERE label = ?", label):
+                self.store.note(self.endpoint, EventKind.CONSOLE_CHANGED, vm_ref)
 
     def is_console_live(self, label: str) -> bool:
         """False once somebody dropped it (or the state was reset): whoever serves it ends it."""
-        with self._changed:
-            return bool(
-                self._db.execute("SELECT 1 FROM vm_console WHERE label = ? AND dropped = 0", (label,)).fetchone()
-            )
+        return bool(self.store.rows("SELECT 1 FROM vm_console WHERE label = ? AND dropped = 0", label))
 
     def consoles(self, vm_ref: str) -> Sequence[ConsoleConnection]:
         """Connections of processes that still live: a dead one's sockets are closed, as on any platform."""
-        with self._changed:
-            rows = self._db.execute(
-                "SELECT label, pid, pid_started FROM vm_console WHERE endpoint = ? AND vm_ref = ? AND dropped = 0"
-                " ORDER BY rowid",
-                (self._endpoint, vm_ref),
-            ).fetchall()
+        rows = self.store.rows(
+            "SELECT label, pid, pid_started FROM vm_console WHERE endpoint = ? AND vm_ref = ? AND dropped = 0"
+            " ORDER BY rowid",
+            self.endpoint,
+            vm_ref,
+        )
         for label, pid, started in rows:
             if _started(pid) != started:
                 self.remove_console(label, vm_ref)
@@ -138,33 +170,40 @@ class State:
 
     def drop_consoles(self, vm_ref: str, labels: Sequence[str]) -> Sequence[str]:
         """Marks connections as dropped; the process that serves each closes it within a poll. Returns those known."""
-        with self._write():
-            dropped = [
-                label
-                for label in labels
-                if self._db.execute(
-                    "UPDATE vm_console SET dropped = 1 WHERE label = ? AND vm_ref = ?", (label, vm_ref)
-                ).rowcount
-            ]
+        statement = "UPDATE vm_console SET dropped = 1 WHERE label = ? AND vm_ref = ?"
+        with self.store.write():
+            dropped = [label for label in labels if self.store.execute(statement, label, vm_ref)]
             if dropped:
-                self._note(EventKind.CONSOLE_CHANGED, vm_ref, "")
+                self.store.note(self.endpoint, EventKind.CONSOLE_CHANGED, vm_ref)
             return dropped
 
-    def last_change(self) -> int:
-        with self._changed:
-            return int(self._db.execute("SELECT COALESCE(MAX(seq), 0) FROM endpoint_change").fetchone()[0])
+    def end_consoles(self, vm_ref: str) -> None:
+        """Those of a VM that is not here any more, within the store's transaction; as with a real one, no event."""
+        self.store.execute("UPDATE vm_console SET dropped = 1 WHERE endpoint = ? AND vm_ref = ?", self.endpoint, vm_ref)
 
-    def wait_changes(self, since: int, timeout_seconds: float) -> tuple[int, Sequence[HypervisorEvent]]:
-        """Events after ``since``, waiting for the first at most so long; and the number to ask from next time."""
+    # -- events
+
+    def last_change(self) -> int:
+        return int(self.store.rows("SELECT COALESCE(MAX(seq), 0) FROM endpoint_change")[0][0])
+
+    def wait_changes(
+        self, since: int, timeout_seconds: float, *, before: Callable[[], float | None]
+    ) -> tuple[int, Sequence[HypervisorEvent]]:
+        """Events after ``since``, waiting for the first at most so long; and the number to ask from next time.
+
+        ``before`` is called before each look, and says in how many seconds it makes sense to look again.
+        """
         deadline = time.monotonic() + timeout_seconds
         query = "SELECT seq, kind, vm_ref, state, at FROM endpoint_change WHERE seq > ? AND endpoint = ? ORDER BY seq"
-        with self._changed:
+        with self.store.changed:
             while True:
-                rows = self._db.execute(query, (since, self._endpoint)).fetchall()
+                again = before()
+                rows = self.store.rows(query, since, self.endpoint)
                 left = deadline - time.monotonic()
                 if rows or left <= 0:
                     break
-                self._changed.wait(min(left, SHARED_POLL_SECONDS) if self._shared else left)
+                longest = SHARED_POLL_SECONDS if self.store.path else left
+                self.store.changed.wait(max(0.001, min(left, longest, left if again is None else again)))
         events = [
             HypervisorEvent(
                 EventKind(kind),
@@ -178,29 +217,8 @@ class State:
 
     def wait(self, timeout_seconds: float) -> None:
         """Until something changes in this process, or the time is over."""
-        with self._changed:
-            self._changed.wait(timeout_seconds)
-
-    @contextmanager
-    def _write(self) -> Iterator[None]:
-        with self._changed:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-            self._changed.notify_all()
-
-    def _note(self, kind: EventKind, vm_ref: str, state: str) -> None:
-        self._db.execute(
-            "INSERT INTO endpoint_change (endpoint, kind, vm_ref, state, at) VALUES (?, ?, ?, ?, ?)",
-            (self._endpoint, kind.value, vm_ref, state, time.time()),
-        )
-        self._db.execute(
-            "DELETE FROM endpoint_change WHERE seq <= (SELECT MAX(seq) FROM endpoint_change) - ?", (CHANGES_KEPT,)
-        )
+        with self.store.changed:
+            self.store.changed.wait(timeout_seconds)
 
 
 def _started(pid: int) -> str:
