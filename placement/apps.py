@@ -4,3 +4,17 @@ from django.apps import AppConfig
 class PlacementConfig(AppConfig):
     name = "placement"
     verbose_name = "Placement"
+
+    def ready(self) -> None:
+        from cloudops.inventory import signals as inventory
+        from placement import power_claims, removals, signals
+
+        inventory.vm_starting.connect(power_claims.on_vm_starting)
+        inventory.vm_start_failed.connect(power_claims.on_vms_changed)
+        inventory.vms_changed.connect(power_claims.on_vms_changed)
+        inventory.vm_stopped.connect(power_claims.on_vm_stopped)
+        inventory.hosts_changed.connect(power_claims.on_hosts_changed)
+        inventory.vm_use.connect(removals.on_vm_use)
+        inventory.host_use.connect(removals.on_host_use)
+        inventory.host_removing.connect(removals.on_host_removing)
+        signals.migration_ended.connect(power_claims.on_migration_ended)

@@ -5,5 +5,6 @@ from __future__ import annotations
 from django.dispatch import Signal
 
 migration_ended = Signal()
-"""``operation`` (core's row), ``vm_id``, ``ok``, ``code``, ``detail``, ``remedy``, ``maintenance_id`` (or None), ``now``.
+"""``operation``, ``vm_id``, ``ok``, ``code``, ``detail``, ``remedy``, ``maintenance_id`` (or None) and ``now``.
+
 ``ok``: the VM is on the destination. Else ``code`` says why not; ``migration-cancelled`` when somebody aborted it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, Self
@@ -21,7 +21,7 @@ from cloudops.core.actors import Actor
 from cloudops.core.errors import Refusal
 from cloudops.core.models import Operation, RuntimeSettings
 from cloudops.core.queue import enqueue
-from cloudops.hypervisors.port import DiskKind, MigrationOptions, PowerState
+from cloudops.hypervisors.port import DiskKind, Kind, MigrationOptions, PowerState
 from cloudops.inventory import endpoints
 from cloudops.inventory.models import Connection, Host, Vm
 from cloudops.inventory.power import HostNotUp
@@ -44,6 +44,7 @@ TASK: Final = "placement.tasks.run_migration"
 STEPS: Final = ["Claim room", "Check", "Copy memory", "Verify", "Clean up"]
 CLAIM, CHECK, COPY, VERIFY, CLEAN = range(5)
 REQUEUE_SECONDS: Final = 10
+LOCAL_URI: Final = r"^[^:]*:///|\+unix|//([^@/]*@)?(localhost|127\.)"
 UNCLAIMED_SECONDS: Final = 30
 """After this long without a worker the operation says that none may be running."""
 
@@ -61,6 +62,8 @@ class Options:
     force_pinned: bool = False
     across_clusters: bool | None = None
     drop_soft_tags: bool = False
+    ignore_hold: bool = False
+    ignore_schedulable: bool = False
 
     @classmethod
     def of(cls, settings: RuntimeSettings, **said: Any) -> Self:
@@ -73,6 +76,11 @@ class Options:
             "post_copy": settings.migration_post_copy,
         }
         return cls(**{**known, **said})
+
+    @classmethod
+    def stored(cls, values: dict[str, Any]) -> Self:
+        """As they were when the migration was asked for, whatever the settings are now."""
+        return cls(**{one.name: values[one.name] for one in fields(cls)})
 
     def for_driver(self, *, live: bool) -> MigrationOptions:
         """What the hypervisor is told."""
@@ -128,15 +136,18 @@ def migrate(
     vm = Vm.objects.select_related("host__endpoint", "host__cluster", "project", "offering", "template").get(pk=vm.pk)
     options = options or Options.of(runtime.current())
     mode = _demand_movable(vm, to, options)
+    vm.pinned = False  # not written: from here on it is asked for all the same
     wanted = spec or requests.spec_for(
         vm,
         purpose=Purpose.MIGRATE,
         across_clusters=options.across_clusters,
+        exclude_hosts=_unreachable_from(vm.host),
         drop_soft_tags=options.drop_soft_tags,
         copy_storage=options.copy_storage,
+        now=now,
     )
     if to is not None:
-        wanted = replace(wanted, only_hosts=(str(to.pk),))
+        wanted = replace(wanted, only_hosts=(str(to.pk),), only_reason=f"It was asked to go to {to.name}.")
     with transaction.atomic():
         started = _start(vm, mode, options, wanted, maintenance, by, now)
     if isinstance(started, Refusal):
@@ -152,11 +163,18 @@ def _start(
         kind=KIND, title=f"Migrate {vm.name}"[:200], subject=vm, steps=STEPS, by=by, now=now, resumable=True
     )
     try:
-        placed = decisions.place(vm, spec=wanted, kind=ClaimKind.INCOMING, operation=operation, by=by, now=now)
-    except NoHostFits as refusal:
-        events.record(
-            "vm.migration_refused", by=by, now=now, subject=vm, reason=refusal.detail, severity="notice"
+        placed = decisions.place(
+            vm,
+            spec=wanted,
+            kind=ClaimKind.INCOMING,
+            operation=operation,
+            ignore_hold=options.ignore_hold,
+            ignore_schedulable=options.ignore_schedulable,
+            by=by,
+            now=now,
         )
+    except NoHostFits as refusal:
+        events.record("vm.migration_refused", by=by, now=now, subject=vm, reason=refusal.detail, severity="notice")
         operation.delete()
         return refusal
     target = Host.objects.select_related("endpoint").get(pk=placed.claim.host_id)
@@ -212,6 +230,13 @@ def _demand_reachable(source: Host, target: Host) -> None:
         raise DifferentPlatforms(f"{source.name} is {source.endpoint.kind}, {target.name} {target.endpoint.kind}.")
     if not endpoints.migration_uri(target):
         raise NothingToReach(f"{target.name} is known as {target.endpoint.uri}, which works only from here.")
+
+
+def _unreachable_from(source: Host) -> dict[str, str]:
+    """Hosts that other hosts cannot reach, as they are known by an address that works only from here."""
+    local = Host.objects.filter(endpoint__kind=Kind.LIBVIRT, migration_uri="", endpoint__uri__regex=LOCAL_URI)
+    words = "Other hosts cannot reach it: it has no migration URI."
+    return {str(pk): words for pk in local.exclude(endpoint=source.endpoint_id).order_by().values_list("pk", flat=True)}
 
 
 def bulk(

@@ -113,6 +113,22 @@ def fail(operation: Operation, *, by: Actor, now: datetime, code: str, detail: s
     _tell(operation)
 
 
+def cancel(operation: Operation, *, by: Actor, now: datetime, code: str, detail: str, remedy: str) -> None:
+    """Ends it because somebody asked for that, in words."""
+    transition(
+        operation,
+        to=Operation.Status.CANCELLED,
+        by=by,
+        now=now,
+        reason=detail,
+        ended_at=now,
+        error_code=code,
+        error_detail=detail,
+        error_remedy=remedy,
+    )
+    _tell(operation)
+
+
 def visible_to(user: Any) -> models.QuerySet[Operation]:
     """Everybody's for people who work with the fleet; else one's own and those of one's projects."""
     if user.sees_fleet:

@@ -97,6 +97,15 @@ def reconcile(
     return outcome
 
 
+def move_unseen(row: Vm, host: Host, notices: Notices) -> None:
+    """Gives the row, which the caller has locked, another host without a reading."""
+    changes = {"host_id": host.pk, "power_state": PowerState.UNKNOWN, "missing_since": None}
+    _apply(row, changes, {host.pk: host}, notices, Outcome())
+    row.synced_at = notices.now
+    notices.touch_vm(row)
+    overwrite([row], _WRITTEN)
+
+
 def follow_up_missing(endpoint: Endpoint, *, notices: Notices) -> int:
     """Tells of VMs that stayed away, and removes those that nobody needs after the retention; returns how many."""
     now = notices.now

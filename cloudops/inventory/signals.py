@@ -28,7 +28,7 @@ vm_moved = Signal()
 """``moves``: a list of :class:`VmMove`."""
 
 vms_changed = Signal()
-"""``vm_ids``: new, or their power state, size or host is another now. Sent besides the signals that say what happened."""
+"""``vm_ids``: new, or their power state, size or host is another now; sent besides the signals that say more."""
 
 vm_start_failed = Signal()
 """``vm_ids``: an operation was to start them and failed; they may be off, or not known."""

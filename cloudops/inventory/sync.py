@@ -21,7 +21,7 @@ from cloudops.hypervisors.port import (
     VmNotFound,
 )
 from cloudops.inventory import endpoints, reconcile_hosts, reconcile_vms
-from cloudops.inventory.models import Endpoint, Host
+from cloudops.inventory.models import Endpoint, Host, Vm
 from cloudops.inventory.notices import Notices
 
 log = structlog.get_logger(__name__)
@@ -112,6 +112,17 @@ def hand_over(endpoint: Endpoint, ref: str, *, now: datetime) -> bool:
     return facts is not None
 
 
+def assume_moved(vm: Vm, host: Host, *, now: datetime) -> None:
+    """A VM is known to have gone to ``host``, which cannot be asked: its row follows, its power state is unknown."""
+    with transaction.atomic():
+        row = Vm.objects.select_for_update(of=("self",)).select_related("host").get(pk=vm.pk)
+        if row.host_id == host.pk:
+            return
+        notices = Notices(by=INVENTORY, now=now)
+        reconcile_vms.move_unseen(row, host, notices)
+        notices.send()
+
+
 def read_vm(endpoint: Endpoint, ref: str) -> VmFacts | None:
     """One VM, or None when the hypervisor does not know it. Raises :class:`HypervisorError`."""
     try:
@@ -120,9 +131,7 @@ def read_vm(endpoint: Endpoint, ref: str) -> VmFacts | None:
         return None
 
 
-def apply_vms(
-    endpoint: Endpoint, facts: Mapping[str, VmFacts | None], *, now: datetime, arrived: bool = False
-) -> None:
+def apply_vms(endpoint: Endpoint, facts: Mapping[str, VmFacts | None], *, now: datetime, arrived: bool = False) -> None:
     """Writes what was read of some VMs, by ref, from ``now`` on; ``arrived``: they are known to have moved here.
     Raises :class:`NotFound` for a removed endpoint."""
     with transaction.atomic():

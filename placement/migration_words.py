@@ -1,0 +1,54 @@
+"""A migration's progress: what is stored of a hypervisor's status, and the words that people read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloudops.hypervisors.port import HypervisorError, MigrationStatus
+
+MIB = "MiB"
+
+
+def progress_of(status: MigrationStatus) -> dict[str, Any]:
+    """A status as it is stored: sizes in MiB, rate in MiB/s, ``percent`` of the memory that is over there."""
+    total, remaining = status.memory_total_mib, status.memory_remaining_mib
+    percent = max(0, min(100, round(100 * (total - remaining) / total))) if total else 0
+    return {
+        "memory_total_mib": total,
+        "memory_remaining_mib": remaining,
+        "memory_sent_mib": status.memory_sent_mib,
+        "rate_mib_per_second": round(status.rate_mib_per_second, 1),
+        "downtime_milliseconds": status.downtime_milliseconds,
+        "elapsed_seconds": round(status.elapsed_seconds, 1),
+        "post_copy": status.post_copy,
+        "percent": percent,
+    }
+
+
+def copying(progress: dict[str, Any]) -> str:
+    """ "812 of 2,048 MiB left, 118.2 MiB/s"."""
+    total = progress.get("memory_total_mib", 0)
+    if not total:
+        return "Under way."
+    words = f"{progress['memory_remaining_mib']:,} of {total:,} {MIB} left, {progress['rate_mib_per_second']:,} {MIB}/s"
+    return f"{words}; it runs at the destination already (post-copy)" if progress.get("post_copy") else words
+
+
+def copied(progress: dict[str, Any]) -> str:
+    """What was sent in all, how long it took and how long the VM stood still, as far as the platform tells."""
+    sent, pause = progress.get("memory_sent_mib", 0), progress.get("downtime_milliseconds")
+    words = f"{sent:,} {MIB} sent" if sent else "Done"
+    if progress.get("elapsed_seconds"):
+        words += f" in {progress['elapsed_seconds']:g} s"
+    return f"{words}; the VM stood still for {pause:.0f} ms" if pause is not None else words
+
+
+def stored_error(error: HypervisorError) -> dict[str, str]:
+    """A hypervisor's error as it is kept in the row, so that another runner can tell it."""
+    return {"code": error.code[:64], "detail": error.detail or error.title, "remedy": error.remedy}
+
+
+def waiting(host_name: str, moving: int, limit: int) -> str:
+    """Why it does not begin yet."""
+    where = f"on {host_name}" if host_name else "in all"
+    return f"Waits for its turn: {moving} of at most {limit} migrations are under way {where}."
