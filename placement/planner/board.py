@@ -16,7 +16,7 @@ NO_LIMIT = 1 << 40
 LEAST_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Unit:
     """VMs that have to be placed on one host together; mostly just one. ``legal`` leaves capacity and groups aside."""
 
@@ -53,6 +53,7 @@ class Board:
         self.receives = np.fromiter(
             (host.can_receive and host.id not in problem.sources for host in problem.hosts), bool, len(problem.hosts)
         )
+        self.preferred = self.column(self.host_index[host] for host in problem.preferred if host in self.host_index)
         self.apart = self._members("apart")
         self.together = self._members("together")
         self._columns: dict[tuple[int, int, int], Column] = {}

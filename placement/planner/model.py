@@ -133,7 +133,8 @@ class Limits:
 class Problem:
     """``sources`` are to be emptied: nothing is sent there. A VM that is ``fixed`` to a host goes there wherever it is
     now (this is also how VMs are brought home); ``tried`` hosts failed for that VM before; VMs that ``stay`` do so by
-    choice and are not reported. ``vms`` are all that hold capacity on ``hosts``, not just those to be moved.
+    choice and are not reported. ``vms`` are all that hold capacity on ``hosts``, not just those to be moved. Of hosts
+    with room, ``preferred`` ones are taken first.
     """
 
     hosts: tuple[Host, ...]
@@ -145,6 +146,7 @@ class Problem:
     stays: frozenset[str] = frozenset()
     moving: tuple[Moving, ...] = ()
     residents_may_move: bool = True
+    preferred: frozenset[str] = frozenset()
     seed: int = 0
 
 

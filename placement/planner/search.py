@@ -82,14 +82,17 @@ class Chains:
             ok[host] = False
         hosts = np.flatnonzero(ok)
         if hosts.size:
-            self.layout.put(unit, int(hosts[self._tightest(hosts)]))
+            self.layout.put(unit, self._best(hosts))
             return True
         if depth == 0 or self.steps < 0 or self.budget.over():
             return False
         return any(self._push_to(unit, host, depth, banned) for host in self._hosts_to_clear(unit, banned))
 
-    def _tightest(self, hosts: np.ndarray[tuple[int], np.dtype[np.intp]]) -> int:
-        return int(np.argmin(self.layout.free_memory[hosts]))
+    def _best(self, hosts: np.ndarray[tuple[int], np.dtype[np.intp]]) -> int:
+        """The fullest, of the preferred ones if there are any."""
+        liked = hosts[self.board.preferred[hosts]]
+        hosts = liked if liked.size else hosts
+        return int(hosts[np.argmin(self.layout.free_memory[hosts])])
 
     def _hosts_to_clear(self, unit: Unit, banned: tuple[int, ...]) -> list[int]:
         """Legal hosts, those with the least missing first."""
