@@ -20,5 +20,6 @@ class ConsolesConfig(AppConfig):
         inventory.host_removing.connect(changes.on_host_removing)
         inventory.host_fenced.connect(changes.on_host_fenced)
         inventory.host_console_load.connect(changes.on_host_console_load)
+        inventory.vm_console_load.connect(changes.on_vm_console_load)
         inventory.host_use.connect(changes.on_host_use)
         inventory.vm_use.connect(changes.on_vm_use)

@@ -151,6 +151,11 @@ def on_host_console_load(*, host_ids: list[UUID] | None, now: datetime, **_: Any
     return {host_id: (usage.in_use, usage.limit) for host_id, usage in usages.items()}
 
 
+def on_vm_console_load(*, vm_ids: list[UUID], now: datetime, **_: Any) -> dict[UUID, int]:
+    """Consoles in use, by VM."""
+    return {vm_id: usage.in_use for vm_id, usage in limits.usage_by_vm(vm_ids, now=now).items() if usage.in_use}
+
+
 def on_host_use(*, host_ids: list[UUID], now: datetime, **_: Any) -> dict[str, int]:
     """How many consoles are open on hosts that somebody wants to remove."""
     return {"consoles": ConsoleSession.objects.current(now).filter(host_id__in=host_ids).count()}

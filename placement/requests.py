@@ -35,12 +35,14 @@ def spec_for(
     copy_storage: bool = False,
     allocator: str | None = None,
     weights: Mapping[str, float] | None = None,
+    groups: bool = True,
     now: datetime | None = None,
 ) -> Spec:
     """What this VM needs. ``vm`` is best read with host, endpoint, offering and template joined.
 
     ``across_clusters`` None follows the settings. ``only_hosts`` overrides a pin. With ``now`` the VM's open consoles
-    are counted too. The number of queries does not depend on the number of hosts, tags or group members.
+    are counted too. ``groups`` off leaves its affinity groups aside. The number of queries does not depend on the
+    number of hosts, tags or group members.
     """
     settings = settings or runtime.current()
     tags, soft_tags = _tags_of(vm.offering, vm.template)
@@ -66,7 +68,7 @@ def spec_for(
         consoles=_consoles(vm, now),
         seed=vm.pk.int & 0xFFFFFFFF,
         **_storage(vm, purpose, copy_storage),
-        **_groups(vm, excluded),
+        **(_groups(vm, excluded) if groups else {}),
         **_policy(settings, allocator, weights),
     )
 

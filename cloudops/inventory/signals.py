@@ -64,5 +64,8 @@ hosts_changed = Signal()
 host_console_load = Signal()
 """``host_ids`` (None: all): asks for consoles in use; receivers return ``{host_id: (in_use, limit)}``."""
 
+vm_console_load = Signal()
+"""``vm_ids``: asks for consoles in use; receivers return ``{vm_id: in_use}``, VMs without any left out."""
+
 host_fenced = Signal()
 """``host_ids``: an administrator declared them dead; whatever still seems to live there has ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -35,6 +36,15 @@ def test_how_full_hosts_are_is_told_to_whoever_asks() -> None:
     assert answer == {world.host.pk: (1, 7), empty.pk: (0, 7)}
     (everything,) = ask(signals.host_console_load, host_ids=None, now=NOW)
     assert everything.items() >= answer.items()
+
+
+@pytest.mark.django_db
+def test_how_many_consoles_vms_have_open_is_told_to_whoever_asks() -> None:
+    world = build(NOW)
+    world.open(NOW)
+    world.open(NOW)
+    (answer,) = ask(signals.vm_console_load, vm_ids=[world.vm.pk, uuid4()], now=NOW)
+    assert answer == {world.vm.pk: 2}
 
 
 @pytest.mark.django_db
