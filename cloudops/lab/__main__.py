@@ -2,7 +2,7 @@
 
 The command finds them in CLOUDOPS_TEST_REDIS_URL and CLOUDOPS_TEST_POSTGRES_URL; with --postgres its database is the
 PostgreSQL (CLOUDOPS_DATABASE_URL). The exit code is the command's. Nothing is left running or on disk.
-`python -m cloudops.lab host`: see `cloudops.lab.host`.
+`python -m cloudops.lab hosts`: see `cloudops.lab.helper`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from cloudops.lab import host
+from cloudops.lab import helper
 from cloudops.lab.process import ServiceError
 from cloudops.lab.services import PrivatePostgres, PrivateRedis
 
@@ -48,16 +48,20 @@ def main() -> int:
     services = actions.add_parser("services", help="run a command beside a private Redis and PostgreSQL")
     services.add_argument("--postgres", action="store_true", help="make PostgreSQL the command's database")
     services.add_argument("command", nargs="+")
-    helper = actions.add_parser("host", help="run a libvirt host until standard input ends (needs root)")
-    helper.add_argument("--state", type=Path, required=True)
-    helper.add_argument("--cache", type=Path, required=True)
-    helper.add_argument("--name", required=True)
-    helper.add_argument("--socket-gid", type=int, required=True)
-    helper.add_argument("guests", nargs="*")
+    hosts = actions.add_parser("hosts", help="run libvirt hosts until standard input ends (needs root)")
+    hosts.add_argument("--state", dest="state_dir", type=Path, required=True)
+    hosts.add_argument("--cache", dest="cache_dir", type=Path, required=True)
+    hosts.add_argument("--hosts", type=int, required=True)
+    hosts.add_argument("--socket-gid", type=int, required=True)
+    hosts.add_argument(
+        "--networked", action="store_true", help="on a network of their own; they send each other guests"
+    )
+    hosts.add_argument("--keep", action="store_true", help="save the guests' memory at the end")
+    hosts.add_argument("guests", nargs="*")
     options = parser.parse_args()
-    if options.action == "host":
-        guests = tuple(options.guests)
-        return host.run(host.HostPlan(options.state, options.cache, options.name, guests, options.socket_gid))
+    if options.action == "hosts":
+        wanted = {name: value for name, value in vars(options).items() if name != "action"}
+        return helper.run(helper.HostsPlan(**{**wanted, "guests": tuple(options.guests)}))
     try:
         return run_beside_services(options.command, on_postgres=options.postgres)
     except ServiceError as error:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cloudops.lab.demo import PEOPLE, load_secrets, parse
+from cloudops.lab.demo import parse
+from cloudops.lab.installation import PEOPLE, load_secrets
 from cloudops.lab.process import free_port
 
 ROOT = Path(__file__).resolve().parents[2]

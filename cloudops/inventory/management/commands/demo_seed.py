@@ -21,18 +21,17 @@ from cloudops.core.actors import Actor, system
 from cloudops.core.errors import Refusal
 from cloudops.hypervisors.port import Kind
 from cloudops.inventory import clusters, hosts, offerings, vms
-from cloudops.inventory.models import Cluster, Endpoint, Offering, Vm
+from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Vm
 
 SEED: Actor = system("demo")
 PROJECT = "apollo"
-LAB = "lab"
 CITIES = ("amsterdam", "berlin", "lisbon", "warsaw")
 OFFERINGS = {"tiny": (1, 256), "small": (2, 512), "medium": (2, 1024), "large": (4, 2048)}
 POLL_SECONDS = 0.3
 
 
 class Command(BaseCommand):
-    help = "Fills the demo (script/demo calls it): people, a project, the libvirt host, simulated hosts, offerings."
+    help = "Fills the demo (script/demo calls it): people, a project, libvirt hosts, simulated hosts, offerings."
 
     def handle(self, *args: Any, **options: Any) -> None:
         wanted: dict[str, Any] = json.load(sys.stdin)
@@ -40,12 +39,12 @@ class Command(BaseCommand):
         try:
             changed = self.people(wanted["people"], now)
             self.offerings(now)
-            if uri := wanted.get("libvirt_uri"):
-                self.host(Kind.LIBVIRT, uri, LAB, now)
+            for host in wanted["hosts"]:
+                self.real_host(host, now)
             if wanted.get("fleet"):
                 self.fleet(wanted["fleet"], wanted["vms_per_host"], wanted["simulated_state"], now)
-            if wanted.get("libvirt_uri"):
-                self.hand_over(wanted["libvirt_uri"], wanted["guests"], wanted["wait_seconds"])
+            if wanted["guests"]:
+                self.hand_over(wanted["guests"], wanted["wait_seconds"])
         except Refusal as refusal:
             raise CommandError(f"{refusal.detail} {refusal.numbers}") from refusal
         self.stdout.write(json.dumps({"changed_passwords": changed, "vms": Vm.objects.count()}))
@@ -81,6 +80,17 @@ class Command(BaseCommand):
         if not Endpoint.objects.filter(uri=uri).exists():
             hosts.add_host(kind=kind, uri=uri, cluster=self.cluster(cluster, now), by=SEED, now=now)
 
+    def real_host(self, wanted: dict[str, Any], now: datetime) -> None:
+        """A libvirt host, known by its name: its address may be another one than last time."""
+        known = Host.objects.filter(name=wanted["name"], endpoint__kind=Kind.LIBVIRT).select_related("endpoint").first()
+        if known is None:
+            cluster = self.cluster(wanted["cluster"], now)
+            (known,) = hosts.add_host(kind=Kind.LIBVIRT, uri=wanted["uri"], cluster=cluster, by=SEED, now=now)
+            sizes = {"cpu_threads_override": wanted.get("cpu_threads"), "memory_mib_override": wanted.get("memory_mib")}
+            hosts.change_host(known, **sizes, by=SEED, now=now)
+        elif known.endpoint.uri != wanted["uri"]:
+            hosts.change_host(known, uri=wanted["uri"], by=SEED, now=now)
+
     def fleet(self, count: int, vms_per_host: int, state: str, now: datetime) -> None:
         """``count`` simulated hosts over the cities' clusters; another count than last time replaces their URIs."""
         for index, (city, share) in enumerate(zip(CITIES, _shares(count, len(CITIES)), strict=True)):
@@ -95,10 +105,10 @@ class Command(BaseCommand):
             elif earlier.uri != uri:
                 Endpoint.objects.filter(pk=earlier.pk).update(uri=uri, synced_at=None)
 
-    def hand_over(self, uri: str, guests: Sequence[str], wait_seconds: float) -> None:
+    def hand_over(self, guests: Sequence[str], wait_seconds: float) -> None:
         """Waits until the guests are discovered, then gives those that belong to nobody to the project."""
         deadline = time.monotonic() + wait_seconds
-        found = Vm.objects.filter(host__endpoint__uri=uri, ref__in=guests, missing_since=None)
+        found = Vm.objects.filter(host__endpoint__kind=Kind.LIBVIRT, ref__in=guests, missing_since=None)
         while found.count() < len(guests):
             if time.monotonic() > deadline:
                 raise CommandError(f"only {found.count()} of {len(guests)} guests were discovered in {wait_seconds} s")
