@@ -3,6 +3,7 @@
 # shellcheck shell=bash
 
 set -euo pipefail
+OS_RELEASE=${OS_RELEASE:-/etc/os-release}
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/.venv
 cd "$ROOT"
@@ -22,6 +23,22 @@ missing() {
   local package
   for package in "$@"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)" = installed ] || printf '%s ' "$package"
+  done
+}
+
+# system_family: prints "ubuntu" or "debian", by ID or ID_LIKE of os-release(5); nothing for others.
+system_family() {
+  local id
+  for id in $(sed -n 's/^ID=//p; s/^ID_LIKE=//p' "$OS_RELEASE" 2>/dev/null | tr -d '"' | tr '\n' ' '); do
+    case $id in ubuntu | debian) echo "$id"; return ;; esac
+  done
+}
+
+# offered PACKAGE...: prints those that the apt archive can install.
+offered() {
+  local package
+  for package in "$@"; do
+    case $(apt-cache policy "$package" 2>/dev/null | sed -n 's/^ *Candidate: //p') in "" | "(none)") ;; *) printf '%s ' "$package" ;; esac
   done
 }
 
@@ -48,21 +65,96 @@ need() {
   [ -z "$ours" ] || as_root rm -f "$policy"
   if [ -n "$failed" ]; then
     tail -n 25 "$log" >&2
+    [ "$(system_family)" != ubuntu ] || echo "On Ubuntu some of these are in “universe”: sudo add-apt-repository universe" >&2
     die "apt-get could not install: $wanted(the whole log: $log)"
   fi
   rm -f "$log"
 }
 
-# python_command: prints a Python of at least 3.11 that can make a venv.
+# python_command: prints a Python of at least 3.11 that can make a venv; nothing when there is none.
 python_command() {
   local candidate
-  for candidate in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
+  for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
     if "$candidate" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  die "Python 3.11 or newer is needed; this machine's python3 is $(python3 --version 2>&1). Debian 12, Ubuntu 24.04 and later have it"
+}
+
+# newer_python: the packages of a Python of at least 3.11 that apt offers beside an older python3 (Ubuntu 22.04 does).
+newer_python() {
+  local version
+  for version in 3.14 3.13 3.12 3.11; do
+    if [ -n "$(offered "python$version-venv")" ]; then
+      echo "python$version python$version-venv python$version-dev"
+      return
+    fi
+  done
+}
+
+# need_python: sees to it that python_command has an answer.
+need_python() {
+  local packages
+  [ -z "$(python_command)" ] || return 0
+  packages=$(newer_python)
+  [ -n "$packages" ] || die "Python 3.11 or newer with venv is needed; this machine's python3 is $(python3 --version 2>&1), and apt offers no newer one. Debian 12, Ubuntu 24.04 and later have it"
+  # shellcheck disable=SC2086
+  need $packages
+  [ -n "$(python_command)" ] || die "$packages are installed, and still no Python of at least 3.11 makes a venv. Look at: python3.11 -m ensurepip --version"
+}
+
+# need_node: Node.js of at least 18 with npm; older distributions' own is too old to build the pages.
+need_node() {
+  local major
+  command -v node >/dev/null || need nodejs
+  command -v npm >/dev/null || need npm
+  major=$(node --version 2>/dev/null | sed -n 's/^v\([0-9]*\).*/\1/p')
+  [ "${major:-0}" -ge 18 ] ||
+    die "Node.js 18 or newer is needed for the frontend part; this machine's is $(node --version 2>&1). Remedy: install a newer one (nodejs.org), or leave the part out"
+}
+
+# chromium_command: prints a browser that starts; nothing when there is none. Ubuntu's package chromium-browser may be
+# only a script that asks for the snap.
+chromium_command() {
+  local candidate
+  for candidate in ${CLOUDOPS_TEST_CHROMIUM:+"$CLOUDOPS_TEST_CHROMIUM"} chromium chromium-browser google-chrome-stable google-chrome /snap/bin/chromium; do
+    if timeout 30 "$candidate" --version 2>/dev/null | grep -q '^\(Chromium\|Google Chrome\)'; then
+      echo "$candidate"
+      return
+    fi
+  done
+}
+
+# need_chromium: Debian's package; on Ubuntu the snap, where snapd runs.
+need_chromium() {
+  [ -z "$(chromium_command)" ] || return 0
+  if [ "$(system_family)" != ubuntu ]; then
+    need "${CHROMIUM_PACKAGES[@]}"
+  elif command -v snap >/dev/null && snap version 2>/dev/null | grep -q '^snapd  *[0-9]'; then
+    step "installing the Chromium snap (Ubuntu has no package of it)"
+    as_root snap install chromium
+    need fonts-dejavu-core
+  else
+    die "the e2e part needs Chromium. Ubuntu has it as a snap only, and snapd does not run here. Remedy: install Google Chrome's .deb, or name another Chromium in CLOUDOPS_TEST_CHROMIUM, or leave the part out: script/test lint types migrations frontend unit postgres real"
+  fi
+  [ -n "$(chromium_command)" ] || die "Chromium is installed but does not start. Remedy: look at what chromium --version says, or name another one in CLOUDOPS_TEST_CHROMIUM"
+}
+
+# need_libvirt: its daemon and QEMU. Newer releases (libvirt 10 and later) keep parts of the daemon in packages of their own.
+need_libvirt() {
+  local parts
+  parts=$(offered libvirt-daemon-common libvirt-daemon-log libvirt-daemon-lock)
+  # shellcheck disable=SC2086
+  need "${LIBVIRT_PACKAGES[@]}" $parts
+}
+
+# guests_need_root WAY_OUT: asks sudo for the password now, as libvirt hosts of our own run as root.
+guests_need_root() {
+  [ "$(id -u)" -ne 0 ] || return 0
+  command -v sudo >/dev/null || die "libvirt hosts for the guests need root: install sudo, run as root$1"
+  step "the guests' libvirt hosts run as root, through sudo; everything else runs as you"
+  sudo -v
 }
 
 # current_stamps: the lines of the stamp that still describe the lock files as they are.
@@ -76,6 +168,7 @@ current_stamps() {
 python_packages() {
   local file=$1 stamps python
   if ! "$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    need_python
     python=$(python_command)
     step "creating the Python environment ($("$python" --version))"
     "$python" -m venv --clear "$VENV"
@@ -92,4 +185,5 @@ python_packages() {
 
 BUILD_PACKAGES=(python3 python3-venv python3-dev gcc libc6-dev pkg-config libvirt-dev ca-certificates)
 REDIS_PACKAGES=(redis-server)
-LIBVIRT_PACKAGES=(libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 iproute2 cpio busybox-static)
+LIBVIRT_PACKAGES=(libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 iproute2 cpio busybox-static zstd)
+CHROMIUM_PACKAGES=(chromium fonts-dejavu-core)

@@ -1,7 +1,7 @@
 """Builds the lab's guest: a tiny real Linux that boots under plain emulation within seconds.
 
-Its kernel is Debian's cloud kernel, taken out of its package with ``apt-get download`` and ``dpkg-deb`` (never
-installed); its initramfs is busybox and a dozen modules. No root rights are needed.
+Its kernel is what the machine's apt archive offers (see ``kernel``), taken out of its packages with ``apt-get
+download`` and ``dpkg-deb`` (never installed); its initramfs is busybox and a dozen modules. No root rights are needed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import fcntl
 import gzip
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -19,30 +18,39 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloudops.lab import kernel
 from cloudops.lab.cpio import CpioArchive
 from cloudops.lab.process import ServiceError
 
 Progress = Callable[[str], None]
 
-KERNEL_METAPACKAGE = "linux-image-cloud-amd64"
+OS_RELEASE = Path("/etc/os-release")
 BUSYBOX = Path("/bin/busybox")
 DOWNLOAD_SECONDS = 300
 DIRECTORIES = ("bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "lib", "lib/modules", "proc", "root", "sys", "tmp")
 MODULES = (
-    "drivers/virtio/virtio",
-    "drivers/virtio/virtio_ring",
-    "drivers/virtio/virtio_pci_legacy_dev",
-    "drivers/virtio/virtio_pci_modern_dev",
-    "drivers/virtio/virtio_pci",
-    "drivers/virtio/virtio_balloon",
-    "drivers/virtio/virtio_mem",
-    "net/core/failover",
-    "drivers/net/net_failover",
-    "drivers/net/virtio_net",
-    "drivers/acpi/button",
-    "drivers/input/evdev",
+    "virtio",
+    "virtio_ring",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_balloon",
+    "virtio_mem",
+    "failover",
+    "net_failover",
+    "virtio_net",
+    "button",
+    "evdev",
 )
 """Kernel modules in load order; one that is built into the kernel is left out."""
+WITHOUT = {
+    "virtio_balloon": "guests report no memory use and cannot give memory back",
+    "virtio_mem": "guests' memory cannot grow while they run",
+    "virtio_net": "guests have no network",
+    "button": "guests do not shut down when asked",
+    "evdev": "guests do not shut down when asked",
+}
+"""What a guest cannot do whose kernel lacks a driver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,8 @@ def _recipe() -> str:
     if not BUSYBOX.exists():
         raise ServiceError("busybox is missing. Remedy: apt-get install busybox-static")
     digest = hashlib.sha256()
-    for source in (_init_script(), Path(__file__).read_bytes(), str(BUSYBOX.stat().st_size).encode()):
+    sources = (Path(__file__), Path(kernel.__file__))
+    for source in (_init_script(), *(path.read_bytes() for path in sources), str(BUSYBOX.stat().st_size).encode()):
         digest.update(source)
     return digest.hexdigest()[:16]
 
@@ -91,36 +100,56 @@ def _init_script() -> bytes:
 
 
 def _build(cache_dir: Path, progress: Progress) -> str:
-    package = _kernel_package(cache_dir, progress)
-    with tempfile.TemporaryDirectory(dir=cache_dir) as unpacked:
+    packages = _kernel_packages(cache_dir, progress)
+    with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
         progress("Unpacking the guest's kernel")
-        _run(["dpkg-deb", "-x", str(package), unpacked], "unpack the kernel package")
-        root = Path(unpacked)
-        modules = next((root / "lib/modules").iterdir())
+        for package in packages:
+            _run(["dpkg-deb", "-x", str(package), folder], "unpack the kernel package")
+        found = kernel.unpacked(Path(folder))
+        for name in found.missing(tuple(WITHOUT)):
+            progress(f"The kernel {found.version} has no {name}: {WITHOUT[name]}")
         progress("Building the guest's file system")
         initrd = cache_dir / "initrd.img.new"
-        initrd.write_bytes(gzip.compress(_initramfs(modules / "kernel"), compresslevel=6, mtime=0))
-        shutil.copyfile(root / f"boot/vmlinuz-{modules.name}", cache_dir / "vmlinuz.new")
+        initrd.write_bytes(gzip.compress(_initramfs(found), compresslevel=6, mtime=0))
+        shutil.copyfile(found.image, cache_dir / "vmlinuz.new")
         for name in ("initrd.img", "vmlinuz"):
             (cache_dir / f"{name}.new").replace(cache_dir / name)
-        return modules.name
+        return found.version
 
 
-def _kernel_package(cache_dir: Path, progress: Progress) -> Path:
-    """The newest cached kernel package, downloaded first when there is none."""
-    cached = sorted(cache_dir.glob("linux-image-*-cloud-amd64_*.deb"))
-    if cached:
-        return cached[-1]
-    depends = _run(["apt-cache", "depends", KERNEL_METAPACKAGE], "look the kernel package up")
-    found = re.search(r"Depends: (linux-image-\S+-cloud-amd64)", depends)
-    if found is None:
-        raise ServiceError(f"apt knows no {KERNEL_METAPACKAGE} (Debian's cloud kernel). Remedy: apt-get update")
-    progress(f"Downloading {found[1]} (about 27 MB)")
-    _run(["apt-get", "download", found[1]], "download the kernel package (apt-get update may help)", cwd=cache_dir)
-    return sorted(cache_dir.glob("linux-image-*-cloud-amd64_*.deb"))[-1]
+def _kernel_packages(cache_dir: Path, progress: Progress) -> list[Path]:
+    """The packages that an earlier build downloaded, or those that apt offers now."""
+    listed = cache_dir / "packages"
+    cached = [cache_dir / name for name in listed.read_text().split()] if listed.exists() else []
+    if not cached:  # from before there was a list, when one package was all
+        cached = sorted(cache_dir.glob("linux-image-*-cloud-amd64_*.deb"))[-1:]
+    if cached and all(path.exists() for path in cached):
+        return cached
+    names = kernel.choose(kernel.system(_os_release()), _apt_depends)
+    found = []
+    for name in names:
+        progress(f"Downloading {name}")
+        _run(["apt-get", "download", name], "download the kernel package (apt-get update may help)", cwd=cache_dir)
+        found.append(max(cache_dir.glob(f"{name}_*.deb"), key=lambda path: path.stat().st_mtime))
+    listed.write_text("".join(f"{path.name}\n" for path in found))
+    return found
 
 
-def _initramfs(kernel_modules: Path) -> bytes:
+def _os_release() -> str:
+    return OS_RELEASE.read_text() if OS_RELEASE.exists() else ""
+
+
+def _apt_depends(name: str) -> str:
+    """``apt-cache depends``, "" for a package that the archive does not have (apt-cache fails then)."""
+    try:
+        return _run(["apt-cache", "depends", name], "look the kernel package up")
+    except ServiceError as error:
+        if "No packages found" in str(error):
+            return ""
+        raise
+
+
+def _initramfs(of: kernel.Kernel) -> bytes:
     archive = CpioArchive()
     for path in DIRECTORIES:
         archive.directory(path)
@@ -130,11 +159,10 @@ def _initramfs(kernel_modules: Path) -> bytes:
         if applet != "busybox":
             archive.symlink(f"bin/{applet}", "busybox")
     order = []
-    for module in MODULES:
-        source = kernel_modules / f"{module}.ko"
-        if source.exists():
-            order.append(source.name)
-            archive.file(f"lib/modules/{source.name}", source.read_bytes())
+    for name in MODULES:
+        if source := of.modules.get(name):
+            order.append(f"{name}.ko")
+            archive.file(f"lib/modules/{name}.ko", kernel.read_module(source))
     archive.file("lib/modules/order", "\n".join(order).encode() + b"\n")
     # What acpid runs when the hypervisor presses the power button (virDomainShutdown).
     archive.file("etc/acpi/PWRF/00000080", b"#!/bin/sh\npoweroff -f\n", executable=True)
