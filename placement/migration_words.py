@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from cloudops.hypervisors.port import HypervisorError, MigrationStatus
+from cloudops.hypervisors.port import HypervisorError, MigrationStatus, Objection
 
 MIB = "MiB"
 
@@ -46,6 +47,12 @@ def copied(progress: dict[str, Any]) -> str:
 def stored_error(error: HypervisorError) -> dict[str, str]:
     """A hypervisor's error as it is kept in the row, so that another runner can tell it."""
     return {"code": error.code[:64], "detail": error.detail or error.title, "remedy": error.remedy}
+
+
+def stored_objections(objections: Sequence[Objection]) -> dict[str, str]:
+    """What speaks against it, the first with its code and remedy, the others in words."""
+    first = objections[0]
+    return {"code": first.code[:64], "detail": " ".join(one.detail for one in objections), "remedy": first.remedy}
 
 
 def waiting(host_name: str, moving: int, limit: int) -> str:

@@ -180,7 +180,7 @@ def _held_twice(sight: Sight, live: bool) -> Verdict:
 
 def _target_only(sight: Sight) -> Verdict:
     if sight.target.runs:
-        return Verdict(Place.ARRIVED, UNVERIFIED_SECONDS)
+        return Verdict(Place.ARRIVED, UNVERIFIED_SECONDS, words="It runs at the destination; the source is silent.")
     held = "holds it, not running" if sight.target.state is not None else "does not have it"
     words = f"The source does not answer, and the destination {held}. Room is kept on both until the source is back."
     return Verdict(Place.UNCLEAR, words=words)

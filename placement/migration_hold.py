@@ -1,0 +1,127 @@
+"""A runner's hold on one migration: the row, taken by compare-and-set for a short lease that every write renews."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import structlog
+from django.conf import settings
+from django.db.models import Q
+
+from cloudops.core import operations
+from cloudops.core.actors import Actor, system
+from cloudops.core.errors import TransitionConflict
+from cloudops.core.models import Operation
+from cloudops.hypervisors.port import Hypervisor, HypervisorError, PowerState, VmNotFound
+from cloudops.inventory import endpoints
+from cloudops.inventory.models import Host
+from placement.fence import is_fenced
+from placement.models import VmMigration
+from placement.vm_migrations import Options
+
+log = structlog.get_logger(__name__)
+RUNNER: Final[Actor] = system("migration")
+LEASE_SECONDS: Final = 8.0
+"""How long a runner may be silent between two calls; a hypervisor call adds that endpoint's own deadline."""
+
+
+class Lost(Exception):
+    """Another runner has the row now, or it has ended."""
+
+
+class Hold:
+    """``row`` is as of the last :meth:`load`, brought up to date by :meth:`write`."""
+
+    def __init__(self, row: VmMigration, clock: Callable[[], datetime]) -> None:
+        self.row = row
+        self.me = row.runner
+        self.clock = clock
+
+    def load(self) -> None:
+        """Reads the row again. Raises :class:`Lost`."""
+        self.row = _load(self.row.pk, self.me)
+
+    def write(self, now: datetime, **fields: Any) -> None:
+        """The only way the row changes: while it is ours. Also the heartbeat. Raises :class:`Lost`."""
+        fields = {"runner_until": now + timedelta(seconds=LEASE_SECONDS), **fields}
+        mine = VmMigration.objects.filter(pk=self.row.pk, runner=self.me, ended_at__isnull=True)
+        if mine.update(**fields) != 1:
+            raise Lost
+        for name, value in fields.items():
+            setattr(self.row, name, value)
+
+    def let_go(self, *, until: datetime) -> None:
+        """Another runner may take it up; nobody is sent for it before ``until``."""
+        self.write(until, runner="", runner_until=until)
+
+    def renew_for(self, host: Host) -> None:
+        """Holds the row for as long as a call to ``host`` may take: whoever acts still has it."""
+        now = self.clock()
+        self.write(now, runner_until=now + timedelta(seconds=LEASE_SECONDS + host.endpoint.timeout_seconds))
+
+    def call(self, host: Host, name: str, function: Callable[[Hypervisor], Any]) -> Any:
+        """:func:`endpoints.call`, with the row held for as long as it takes."""
+        self.renew_for(host)
+        return endpoints.call(host.endpoint, name, function)
+
+    def discard(self, host: Host) -> bool:
+        """Removes what ``host`` still has of a VM that is elsewhere; whether nothing is left."""
+        ref = self.row.vm.ref
+        try:
+            self.call(host, "discard", lambda hypervisor: hypervisor.discard(ref))
+        except VmNotFound:
+            return True
+        except HypervisorError as error:
+            log.warning("leftover_not_removed", host=host.name, vm=ref, code=error.code, detail=error.detail)
+            return False
+        return True
+
+    def say(self, index: int, status: str, words: str, *, percent: int | None = None) -> None:
+        """Notes a step's state for people, when it differs from what was said last."""
+        item = self.row.operation.steps[index]
+        if (item["status"], item["detail"]) != (status, words):
+            operations.step(self.row.operation, index, status, now=self.clock(), detail=words, percent=percent)
+
+    def is_fenced(self, host: Host) -> bool:
+        """Whether an administrator declared it dead meanwhile."""
+        return is_fenced(host)
+
+    @property
+    def live(self) -> bool:
+        return self.row.mode == VmMigration.Mode.LIVE
+
+    @property
+    def was_paused(self) -> bool:
+        return bool(self.row.options.get("power_state") == PowerState.PAUSED)
+
+    @property
+    def options(self) -> Options:
+        return Options.stored(self.row.options)
+
+    @property
+    def overdue(self) -> bool:
+        since = self.row.copying_since
+        return since is not None and self.clock() >= since + timedelta(seconds=self.options.timeout_seconds)
+
+
+def take(operation: Operation, clock: Callable[[], datetime]) -> Hold:
+    """Takes the migration for a new runner. Raises :class:`TransitionConflict` when another has it or it has ended."""
+    now = clock()
+    me = f"{settings.SERVER_NAME[:24]}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
+    free = Q(runner="") | Q(runner_until__lt=now) | Q(runner_until__isnull=True)
+    rows = VmMigration.objects.filter(free, pk=operation.pk, ended_at__isnull=True)
+    if not rows.update(runner=me, runner_until=now + timedelta(seconds=LEASE_SECONDS)):
+        raise TransitionConflict("Another worker has this migration in hand, or it has ended.")
+    return Hold(_load(operation.pk, me), clock)
+
+
+def _load(pk: uuid.UUID, me: str) -> VmMigration:
+    rows = VmMigration.objects.select_related("operation", "vm", "maintenance", "source__endpoint", "target__endpoint")
+    row = rows.filter(pk=pk, runner=me, ended_at__isnull=True).first()
+    if row is None:
+        raise Lost
+    return row
