@@ -15,17 +15,19 @@ from django.db.models.functions import Cast, Coalesce, Floor, Greatest
 from cloudops.core import live, runtime
 from cloudops.core.models import RuntimeSettings
 from cloudops.inventory.models import Connection, Host
-from placement import versions
+from placement import readings, versions
 from placement.models import HostCapacity
 
+PORTION = 500
 COLUMNS = ("vcpu_capacity", "memory_capacity_mib", "open")
 
 
 def refresh(*, host_ids: Collection[UUID] | None = None, structure: bool = True, now: datetime) -> int:
     """Brings the rows of these hosts (None: all) up to what hosts, policies and settings say; returns how many changed.
 
-    ``structure``: also tell schedulers to read cluster, tags, networks and storage of these hosts again. The number of
-    statements does not depend on the number of hosts. Claims stay as they are, even where they exceed the capacity now.
+    ``structure``: also look at cluster, tags, networks and storage, so that schedulers read those that changed again.
+    The number of statements grows with what changed, not with the hosts. Claims stay as they are, even where they exceed
+    the capacity now.
     """
     del now  # every verb takes it; nothing here depends on the time
     with transaction.atomic():
@@ -36,18 +38,28 @@ def refresh(*, host_ids: Collection[UUID] | None = None, structure: bool = True,
         differs = ~Q(**{name: F(f"new_{name}") for name in COLUMNS})
         changed = rows.annotate(**{f"new_{name}": value for name, value in values.items()}).filter(differs)
         ids = list(changed.order_by("pk").select_for_update(of=("self",)).values_list("pk", flat=True))
-        if ids:
-            _in_portions(ids, lambda some: some.update(**values, version=versions.Now()))
-        if structure:
-            rows.update(version=versions.Now(), structure=versions.Now())
-        if ids or structure:
+        for some in _portions(ids):
+            HostCapacity.objects.filter(pk__in=some).update(**values, version=versions.Now())
+        restructured = _note_structure(host_ids) if structure else []
+        if ids or restructured:
             live.publish("capacity")
-    return len(ids)
+    return len({*ids, *restructured})
 
 
-def _in_portions(ids: Sequence[UUID], change: Any, size: int = 500) -> None:
-    for start in range(0, len(ids), size):
-        change(HostCapacity.objects.filter(pk__in=ids[start : start + size]))
+def _note_structure(host_ids: Collection[UUID] | None) -> list[UUID]:
+    _, found = readings.read(host_ids=host_ids)
+    changed = [one for one in found if one.structure != one.fingerprint]
+    rows = [HostCapacity(pk=UUID(one.row.id), structure=one.fingerprint) for one in changed]
+    rows.sort(key=lambda row: row.pk)
+    HostCapacity.objects.bulk_update(rows, ["structure"], batch_size=PORTION)
+    ids = [row.pk for row in rows]
+    for some in _portions(ids):
+        HostCapacity.objects.filter(pk__in=some).update(version=versions.Now())
+    return ids
+
+
+def _portions(ids: Sequence[UUID]) -> Iterable[Sequence[UUID]]:
+    return (ids[start : start + PORTION] for start in range(0, len(ids), PORTION))
 
 
 def _add_missing(host_ids: Collection[UUID] | None) -> None:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cloudops.core.errors import Conflict, Invalid, Refusal
 
 
 class NoHostFits(Refusal):
-    """``numbers`` hold ``decision`` (its id), ``considered``, ``lost`` per filter and ``nearest``."""
+    """``numbers`` hold ``decision`` (its id), ``considered``, ``lost`` per filter and ``nearest``.
+
+    ``keep()`` stores the refused decision, which a rolled back transaction took away; ``tenant_words`` reveal nothing.
+    """
 
     code = "no-host-fits"
     title = "No host can take this VM."
     remedy = "Open the decision: it names what every host lacks."
+    keep: Callable[[], None] = staticmethod(lambda: None)
+    tenant_words: str = "There is no place for this VM now."
+
+
+class DecisionTooOld(Refusal):
+    code = "decision-too-old"
+    title = "What this decision was made on is not kept any more."
+    remedy = "Look at its summary, or make a new dry run."
 
 
 class CapacityGone(Conflict):
@@ -36,9 +49,3 @@ class NothingIncoming(Conflict):
 class PolicyInvalid(Invalid):
     code = "policy-invalid"
     title = "The policy is not right."
-
-
-class TemplateInUse(Conflict):
-    code = "template-in-use"
-    title = "VMs were made from this template."
-    remedy = "Give those VMs another template first."

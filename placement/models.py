@@ -50,7 +50,7 @@ class HostCapacity(models.Model):
 
     ``*_capacity`` is (total - reserved) x ratio; ``*_claimed`` the sum of the host's claims, changed only together
     with them. ``version`` is that of the transaction that changed the row last, so that schedulers read differences
-    only; ``structure`` the same for what the row does not hold: cluster, tags, networks, storage.
+    only; ``structure`` stands for what the row does not hold: cluster, tags, networks, storage.
     """
 
     host = models.OneToOneField(Host, primary_key=True, on_delete=models.CASCADE, related_name="capacity")

@@ -98,7 +98,6 @@ class _Judged:
     columns: dict[str, Column]
     fits: Bools
     lost: dict[str, int]
-    lost_at: dict[str, Bools]
 
 
 def decide(spec: Spec, fleet: Fleet) -> Result:
@@ -116,7 +115,7 @@ def decide(spec: Spec, fleet: Fleet) -> Result:
         allocator=chosen.allocator,
         top=chosen.top,
         nearest=_nearest(spec, fleet, judged),
-        clusters=() if many else _clusters(spec, fleet, judged),
+        clusters=() if many else cluster_results(spec, fleet, judged),
         columns=judged.columns,
         places=chosen.places,
         scores=chosen.scores,
@@ -152,7 +151,6 @@ def _judge(spec: Spec, fleet: Fleet) -> _Judged:
     left = len(fleet)
     columns: dict[str, Column] = {}
     lost: dict[str, int] = {}
-    lost_at: dict[str, Bools] = {}
     for one in FILTERS:
         column = columns[one.name] = one.passes(spec, fleet)
         if column is None:
@@ -160,9 +158,9 @@ def _judge(spec: Spec, fleet: Fleet) -> _Judged:
         remaining = fits & column
         count = int(np.count_nonzero(remaining))
         if count != left:
-            lost[one.name], lost_at[one.name], left = left - count, fits, count
+            lost[one.name], left = left - count, count
         fits = remaining
-    return _Judged(columns, fits, lost, lost_at)
+    return _Judged(columns, fits, lost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +291,8 @@ def smallest_change(verdict: Verdict) -> dict[str, Any]:
     return change
 
 
-def _clusters(spec: Spec, fleet: Fleet, judged: _Judged) -> tuple[ClusterResult, ...]:
+def cluster_results(spec: Spec, fleet: Fleet, judged: _Judged | Result) -> tuple[ClusterResult, ...]:
+    """Each cluster's share of a result, in the order in which clusters are looked at."""
     structure = fleet.structure
     if not structure.clusters:
         return ()
@@ -303,21 +302,18 @@ def _clusters(spec: Spec, fleet: Fleet, judged: _Judged) -> tuple[ClusterResult,
         return found
 
     ranks = cluster_ranks(spec, fleet).tolist()
-    fit = sums(judged.fits)
+    left = np.ones(len(fleet), dtype=bool)
     lost: dict[str, list[int]] = {}
-    for name, before in judged.lost_at.items():
+    for name in judged.lost:
         column = judged.columns[name]
         if column is not None:
-            lost[name] = sums(before & ~column)
-    found = [
-        ClusterResult(
-            id=cluster.id,
-            name=cluster.name,
-            rank=ranks[number],
-            considered=(hosts := structure.hosts_of(number)).stop - hosts.start,
-            fit=fit[number],
-            lost={name: counts[number] for name, counts in lost.items() if counts[number]},
-        )
-        for number, cluster in enumerate(structure.clusters)
-    ]
+            lost[name] = sums(left & ~column)
+            left = left & column
+    fit = sums(left)
+    found = []
+    for number, cluster in enumerate(structure.clusters):
+        hosts = structure.hosts_of(number)
+        share = {name: counts[number] for name, counts in lost.items() if counts[number]}
+        considered = hosts.stop - hosts.start
+        found.append(ClusterResult(cluster.id, cluster.name, ranks[number], considered, fit[number], share))
     return tuple(sorted(found, key=lambda one: one.rank))

@@ -20,6 +20,7 @@ from django.db import connection
 from pytest_django import DjangoDbBlocker
 
 from cloudops.lab.services import PrivatePostgres, PrivateRedis
+from placement import mirror
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_MARKERS = {"real", "e2e", "fault"}
@@ -99,8 +100,9 @@ def clock() -> Clock:
 
 @pytest.fixture(autouse=True)
 def _empty_cache() -> None:
-    """Throttles and cached settings of one test are none of the next one's business."""
+    """Throttles, cached settings and the copy of one test's fleet are none of the next one's business."""
     cache.clear()
+    mirror.forget()
 
 
 def _make_service_dir() -> Path:

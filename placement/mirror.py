@@ -1,0 +1,241 @@
+"""Each process's copy of the fleet, kept up to date by reading what changed since it last looked.
+
+It is a hint, however fresh: whether a host has room is decided by the claim's statement. What was decided on can be
+kept: as a snapshot of all columns, or as the hosts that differ from a snapshot that is stored already.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+from django.db import connection, transaction
+
+from cloudops.inventory import signals
+from cloudops.inventory.notices import ask
+from placement import capacity, readings, versions
+from placement.fleet import CONNECTIONS, HOLDS, LOAD, Fleet, HostRow
+from placement.models import FleetSnapshot
+
+RELOAD_SHARE = 50
+"""Everything is read again after so many times what reading it took: it costs at most a fiftieth of the time."""
+SNAPSHOT_CHANGES = 256
+SNAPSHOT_AGE = timedelta(hours=1)
+SQLITE_OVERLAP = 64
+MOST_PENDING = 8
+_LOAD_COLUMNS = tuple(name for name, _ in LOAD if name not in ("consoles", "console_limit"))
+
+DIFFERENCES = """
+SELECT c.host_id, c.vcpu_capacity, c.memory_capacity_mib, c.vcpu_claimed, c.memory_claimed_mib,
+       h.schedulable, h.connection, c.hold, c.structure, {horizon}, {own}
+FROM placement_hostcapacity c JOIN inventory_host h ON h.id = c.host_id
+WHERE c.version >= %s
+"""
+_POSTGRES = DIFFERENCES.format(
+    horizon=versions.POSTGRES_OLDEST,
+    own="COALESCE(c.version = pg_current_xact_id_if_assigned()::text::bigint, false)",
+)
+_SQLITE = DIFFERENCES.format(horizon="c.version + 1", own="1")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a decision was made on: the snapshot's id, the hosts that differ from it, and the snapshot to store first."""
+
+    snapshot_id: UUID
+    changes: bytes
+    new: FleetSnapshot | None
+
+
+@dataclass
+class Mirror:
+    """One fleet and what is known about its age. Use :func:`current`."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    fleet: Fleet | None = None
+    _fingerprints: dict[str, int] = field(default_factory=dict)
+    _told: dict[str, int] = field(default_factory=dict)
+    _horizon: int = 0
+    _unsure: set[str] = field(default_factory=set)
+    _loaded_at: float = 0.0
+    _load_seconds: float = 0.0
+    _snapshot: tuple[UUID, datetime] | None = None
+    _changed: set[int] = field(default_factory=set)
+    _pending: dict[UUID, set[int]] = field(default_factory=dict)
+
+    @contextmanager
+    def up_to_date(self, *, now: datetime, consoles: bool = False, everything: bool = False) -> Iterator[Fleet]:
+        """The fleet as it is now, not to be changed or kept beyond the block. ``consoles``: with console slots in use;
+        ``everything``: read anew as a whole."""
+        with self.lock:
+            due = time.monotonic() - self._loaded_at > RELOAD_SHARE * self._load_seconds
+            if self.fleet is None or everything or due or not self._read_differences():
+                self._load(now)
+            if consoles:
+                self._read_consoles(now)
+            if self.fleet is None:
+                raise AssertionError("a load leaves a fleet")
+            yield self.fleet
+
+    def keep(self, *, now: datetime) -> Kept:
+        """What the fleet is at this moment, to be stored with a decision. Within :meth:`up_to_date`."""
+        if self.fleet is None:
+            raise AssertionError("only within up_to_date")
+        if self._snapshot is not None and len(self._changed) <= SNAPSHOT_CHANGES:
+            snapshot_id, taken_at = self._snapshot
+            if taken_at > now - SNAPSHOT_AGE:
+                return Kept(snapshot_id, self.fleet.changes(self._changed), None)
+        row = FleetSnapshot(pk=uuid4(), taken_at=now, hosts=len(self.fleet), data=self.fleet.encode())
+        self._pending[row.pk] = set()
+        while len(self._pending) > MOST_PENDING:
+            self._pending.pop(next(iter(self._pending)))
+        return Kept(row.pk, b"", row)
+
+    def store(self, kept: Kept) -> None:
+        """Writes the snapshot, where it is new, in the caller's transaction; others use it once that is committed."""
+        if kept.new is not None:
+            kept.new.save(force_insert=True)
+            transaction.on_commit(partial(self._committed, kept.snapshot_id, kept.new.taken_at), robust=True)
+
+    def _committed(self, snapshot_id: UUID, taken_at: datetime) -> None:
+        with self.lock:
+            changed = self._pending.pop(snapshot_id, None)
+            if changed is not None:
+                self._snapshot, self._changed = (snapshot_id, taken_at), changed
+
+    def forget(self) -> None:
+        """Everything is read again when it is next needed."""
+        with self.lock:
+            self.fleet = None
+            self._forget_snapshots()
+
+    def _forget_snapshots(self) -> None:
+        self._snapshot, self._changed, self._pending = None, set(), {}
+
+    def _note(self, places: set[int]) -> None:
+        self._changed |= places
+        for pending in self._pending.values():
+            pending |= places
+
+    def _load(self, now: datetime) -> None:
+        started = time.monotonic()
+        horizon = _horizon()
+        clusters, found = readings.read()
+        missing = [UUID(one.row.id) for one in found if not one.counted]
+        if missing:
+            capacity.refresh(host_ids=missing, now=now)
+            clusters, found = readings.read()
+        fingerprints = {one.row.id: one.fingerprint for one in found}
+        if self.fleet is not None and fingerprints == self._fingerprints:
+            self._take_over(self.fleet, [one.row for one in found])
+        else:
+            self.fleet = Fleet.build([one.row for one in found], clusters)
+            self._forget_snapshots()
+        self._fingerprints, self._told = fingerprints, {one.row.id: one.structure for one in found}
+        self._horizon, self._unsure = horizon, set()
+        self._loaded_at = time.monotonic()
+        self._load_seconds = self._loaded_at - started
+
+    def _take_over(self, fleet: Fleet, rows: list[HostRow]) -> None:
+        """The same hosts: only what differs is changed, so that stored snapshots stay of use."""
+        places = [fleet.structure.index[row.id] for row in rows]
+        differs = np.zeros(len(fleet), dtype=bool)
+        for name in _LOAD_COLUMNS:
+            column = getattr(fleet, name)
+            fresh = column.copy()
+            fresh[places] = [_value(name, getattr(row, name)) for row in rows]
+            differs |= column != fresh
+            column[:] = fresh
+        self._note(set(np.flatnonzero(differs).tolist()))
+
+    def _read_differences(self) -> bool:
+        """False when the differences cannot tell everything: hosts are new, or their tags and the like changed."""
+        fleet = self.fleet
+        if fleet is None:
+            return False
+        postgres = connection.vendor == "postgresql"
+        query, parameters = (_POSTGRES if postgres else _SQLITE), [self._horizon]
+        if self._unsure:
+            marks = ", ".join(["%s"] * len(self._unsure))
+            query, parameters = f"{query} OR c.host_id IN ({marks})", [*parameters, *map(_key, self._unsure)]
+        with connection.cursor() as cursor:
+            cursor.execute(query, parameters)
+            rows = cursor.fetchall()
+        self._unsure = set()
+        return self._apply(fleet, rows, postgres=postgres)
+
+    def _apply(self, fleet: Fleet, rows: list[tuple[Any, ...]], *, postgres: bool) -> bool:
+        index = fleet.structure.index
+        in_transaction = connection.in_atomic_block
+        places: set[int] = set()
+        for host_id, vcpus, memory, vcpus_claimed, memory_claimed, open_, link, hold, structure, horizon, own in rows:
+            host = str(host_id if postgres else UUID(host_id))
+            place = index.get(host)
+            if place is None or self._told[host] != structure:
+                self._note(places)
+                return False
+            places.add(place)
+            fleet.vcpu_capacity[place], fleet.memory_capacity_mib[place] = vcpus, memory
+            fleet.vcpu_claimed[place], fleet.memory_claimed_mib[place] = vcpus_claimed, memory_claimed
+            fleet.schedulable[place] = open_
+            fleet.connection[place], fleet.hold[place] = CONNECTIONS.index(link), HOLDS.index(hold)
+            self._horizon = max(self._horizon, horizon if postgres else horizon - SQLITE_OVERLAP)
+            if own and in_transaction:
+                self._unsure.add(host)  # this transaction may yet be undone
+        self._note(places)
+        return True
+
+    def _read_consoles(self, now: datetime) -> None:
+        fleet = self.fleet
+        if fleet is None:
+            return
+        in_use, limit = fleet.consoles.copy(), fleet.console_limit.copy()
+        for answer in ask(signals.host_console_load, host_ids=None, now=now):
+            for host_id, (used, most) in answer.items():
+                place = fleet.structure.index.get(str(host_id))
+                if place is not None:
+                    in_use[place], limit[place] = used, most
+        changed = (in_use != fleet.consoles) | (limit != fleet.console_limit)
+        fleet.consoles[:], fleet.console_limit[:] = in_use, limit
+        self._note(set(np.flatnonzero(changed).tolist()))
+
+
+def _value(name: str, value: Any) -> Any:
+    if name == "connection":
+        return CONNECTIONS.index(value)
+    return HOLDS.index(value) if name == "hold" else value
+
+
+def _key(host: str) -> Any:
+    return FleetSnapshot._meta.pk.get_db_prep_value(UUID(host), connection)
+
+
+def _horizon() -> int:
+    """Every change from this version on is to be read again."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(f"SELECT {versions.POSTGRES_OLDEST}")
+            return int(cursor.fetchone()[0])
+        cursor.execute("SELECT COALESCE(MAX(version), 0) + 1 FROM placement_hostcapacity")
+        return int(cursor.fetchone()[0]) - SQLITE_OVERLAP
+
+
+_mirror = Mirror()
+
+
+def current() -> Mirror:
+    """This process's mirror."""
+    return _mirror
+
+
+def forget() -> None:
+    """Tests and changes behind everybody's back: read everything again."""
+    _mirror.forget()

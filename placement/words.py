@@ -1,0 +1,232 @@
+"""Verdicts in plain words: for people who run the fleet, and for tenants, who learn nothing of hosts and other tenants.
+
+No Django. Memory is told in MiB below 10 GiB and in GiB above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from placement.scheduler import NearestMiss, Result, Verdict, smallest_change
+from placement.spec import Spec
+
+TITLES: Mapping[str, str] = {
+    "only-hosts": "Asked-for hosts",
+    "excluded-hosts": "Left-out hosts",
+    "kind": "Hypervisor",
+    "schedulable": "Cordon",
+    "connection": "Connection",
+    "hold": "Maintenance",
+    "cluster-scope": "Cluster",
+    "tags": "Tags",
+    "networks": "Networks",
+    "datastores": "Storage",
+    "local-disks": "Local disks",
+    "cpu-model": "CPU model",
+    "together": "Keep together",
+    "apart": "Keep apart",
+    "threshold": "Cluster threshold",
+    "vcpus": "vCPUs",
+    "memory": "Memory",
+    "consoles": "Console slots",
+}
+ALLOCATORS: Mapping[str, str] = {
+    "first-fit": "first fit",
+    "spread": "spread",
+    "pack": "pack",
+    "least-consoles": "least consoles",
+    "random": "random",
+    "weights": "own weights",
+}
+_HOLDS = {"draining": "is being drained", "maintenance": "is in maintenance", "fenced": "is fenced"}
+_KINDS = {"libvirt": "KVM", "vsphere": "VMware", "simulated": "simulated"}
+
+
+def memory(mib: int) -> str:
+    """ "512 MiB", "16 GiB", "15.5 GiB"."""
+    if abs(mib) < 10_240:
+        return f"{mib:,} MiB"
+    return f"{mib / 1024:,.1f}".removesuffix(".0") + " GiB"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def _plural(count: int, one: str) -> str:
+    return f"{count:,} {one}" + ("" if count == 1 else "s")
+
+
+def reason(verdict: Verdict, spec: Spec) -> str:
+    """Why a host fails this filter, as the end of a sentence about the host; "" when it passes."""
+    if verdict.passed:
+        return ""
+    measure = verdict.measure
+    needed, available, missing = measure.needed, measure.available, list(measure.missing)
+    match verdict.filter:
+        case "only-hosts":
+            return missing[0] if missing else "another host was asked for"
+        case "excluded-hosts":
+            return missing[0] if missing else "left out"
+        case "kind":
+            return f"is a {_KINDS.get(available, available)} host; the VM needs {_KINDS.get(needed, needed)}"
+        case "schedulable":
+            return "cordoned"
+        case "connection":
+            return "not reachable" if available == "unreachable" else "not seen yet"
+        case "hold":
+            return _HOLDS.get(available, available)
+        case "cluster-scope":
+            return f"in cluster {available}; the VM may not leave {needed or 'its cluster'}"
+        case "tags":
+            return _missing_tags(missing, spec)
+        case "vcpus":
+            return f"{available} of {_plural(needed, 'vCPU')} free"
+        case "memory":
+            return f"{memory(available)} of {memory(needed)} free"
+        case "consoles":
+            return f"{_plural(max(0, available), 'console slot')} free, {needed} needed"
+        case _:
+            return _rarer_reason(verdict.filter, needed, available, missing)
+
+
+def _rarer_reason(name: str, needed: Any, available: Any, missing: list[str]) -> str:
+    match name:
+        case "networks":
+            return f"has no network {_listed(missing)}"
+        case "datastores":
+            return f"does not reach {_listed(missing)}"
+        case "local-disks":
+            return f"cannot reach the VM's local {'disk' if len(missing) == 1 else 'disks'} {_listed(missing)}"
+        case "cpu-model":
+            return f"has another CPU ({available}); the VM was given {needed}"
+        case "together":
+            return f"without the VMs of {_listed(missing)}"
+        case "apart":
+            return f"has another VM of {_listed(missing)}"
+        case "threshold":
+            parts = [f"{what} at {available[what]:g} % with this VM, threshold {needed[what]} %" for what in missing]
+            return f"its cluster is nearly full: {_listed(parts)}"
+        case _:
+            return name
+
+
+def _missing_tags(missing: Sequence[str], spec: Spec) -> str:
+    asked = [f"{tag} (asked by {spec.tags[tag]})" if spec.tags.get(tag) else tag for tag in missing]
+    return f"missing tag{'' if len(asked) == 1 else 's'} {_listed(asked)}"
+
+
+def remedy(change: Mapping[str, Any], host: str = "") -> str:
+    """What to do, as a sentence, so that ``host`` passes."""
+    where, missing, amount = host or "the host", list(change.get("missing", ())), int(change.get("amount", 0))
+    plain = {
+        "uncordon": f"Uncordon {where}.",
+        "reconnect": f"Mend the connection to {where}.",
+        "end-hold": f"End the maintenance of {where}.",
+        "allow-across-clusters": "Let the VM go to other clusters: allow it for this VM, or turn on “migrate VMs "
+        "across clusters” in the settings.",
+        "add-tags": f"Add the tag{'' if len(missing) == 1 else 's'} {_listed(missing)} to {where} or to another host "
+        "with room, if that is true of it; or stop asking for it.",
+        "connect-networks": f"Give {where} the network {_listed(missing)}.",
+        "connect-datastores": f"Connect {where} to {_listed(missing)}.",
+        "copy-storage": "Let the local disks be copied with the VM.",
+        "move-group": f"Move the other VMs of {_listed(missing)} to {where}, or make the group a preference.",
+        "relax-group": f"Make the group {_listed(missing)} a preference, or move its other VM away from {where}.",
+        "raise-threshold": f"Raise the {_listed(missing)} threshold of {where}'s cluster, or free room in it.",
+        "free-vcpus": f"Free {_plural(amount, 'vCPU')} on {where}: move or stop a VM there, or raise the overcommit.",
+        "free-memory": f"Free {memory(amount)} on {where}: move or stop a VM there.",
+        "close-consoles": f"Close {_plural(amount, 'console')} on {where}, or raise its console limit.",
+    }
+    return plain.get(change["change"], "Add a host that this VM can run on.")
+
+
+def remedies(verdicts: Sequence[Verdict], host: str = "") -> list[str]:
+    """What to do about each filter that the host fails and that something can be done about."""
+    changes = [smallest_change(verdict) for verdict in verdicts if not verdict.passed]
+    return [remedy(change, host) for change in changes if change["change"] != "none"]
+
+
+_LOST: Mapping[str, str] = {
+    "only-hosts": "were not asked for",
+    "excluded-hosts": "were left out",
+    "kind": "run another hypervisor",
+    "schedulable": "are cordoned",
+    "connection": "are not reachable",
+    "hold": "are held for maintenance",
+    "cluster-scope": "are in other clusters",
+    "tags": "lack a tag",
+    "networks": "lack a network",
+    "datastores": "do not reach its storage",
+    "local-disks": "cannot reach its local disks",
+    "cpu-model": "have another CPU",
+    "together": "are without the VMs it is to be with",
+    "apart": "have a VM it is to be kept apart from",
+    "threshold": "are in nearly full clusters",
+    "vcpus": "have too few vCPUs free",
+    "memory": "have too little memory free",
+    "consoles": "have too few console slots free",
+}
+
+
+def losses(lost: Mapping[str, int]) -> str:
+    """ "3 hosts lack a tag, 1 host is …": how many fell to which filter."""
+    return ", ".join(f"{count:,} {_LOST.get(name, name)}" for name, count in lost.items())
+
+
+def refusal(spec: Spec, result: Result) -> str:
+    """Why no host fits, in a few sentences for people who run the fleet."""
+    if not result.considered:
+        return "There are no hosts."
+    needs = f"{_plural(spec.vcpus, 'vCPU')} and {memory(spec.memory_mib)}"
+    text = f"None of {_plural(result.considered, 'host')} fits ({needs} needed): {losses(result.lost)}."
+    return f"{text} {nearest(result.nearest, spec)}".strip()
+
+
+def nearest(miss: NearestMiss | None, spec: Spec) -> str:
+    """ "Nearest is kvm-03 (linux): missing tag ssd (asked by offering fast)." """
+    if miss is None:
+        return ""
+    return f"Nearest is {miss.name} ({miss.cluster}): {'; '.join(reason(one, spec) for one in miss.verdicts)}."
+
+
+def refusal_remedy(result: Result) -> str:
+    """The smallest change that would have helped."""
+    if not result.considered:
+        return "Add a host first."
+    if result.nearest is None:
+        return "Add a host that this VM can run on, or choose others than those that were left out."
+    return " ".join(remedy(change, result.nearest.name) for change in result.nearest.changes)
+
+
+def chosen(spec: Spec, result: Result) -> str:
+    """Why the chosen host, in one sentence."""
+    if not result.top:
+        return ""
+    best = result.top[0]
+    others = result.fit - 1
+    return (
+        f"{best.name} ({best.cluster}) by {ALLOCATORS.get(result.allocator, result.allocator)}: "
+        f"score {best.score:g}; {_plural(others, 'other host')} would fit too."
+    )
+
+
+def for_tenant(spec: Spec, lost: Mapping[str, int], *, placed: bool) -> tuple[str, ...]:
+    """The outcome in words that tell only what the tenant's own VM asks for: no names, no numbers, nobody else's VMs."""
+    if placed:
+        return ("There is a place for this VM.",)
+    told = [words for names, words in _TENANT if any(name in lost for name in names)]
+    if "tags" in lost:
+        who = sorted({asker for asker in spec.tags.values() if asker})
+        told.insert(0, f"It needs a host with particular features ({_listed(who)}), and none of those can take it now.")
+    return ("There is no place for this VM now.", *dict.fromkeys(told), "An administrator can see the details.")
+
+
+_TENANT: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("vcpus", "memory", "threshold"), "What is left is not enough for its size; a smaller offering may fit."),
+    (("together", "apart"), "Its placement rules leave no host."),
+    (("networks", "datastores", "local-disks"), "Its networks or disks cannot be reached from elsewhere."),
+    (("consoles",), "Its open consoles would exceed what is left elsewhere; close some."),
+    (("cluster-scope", "only-hosts"), "It may not leave where it is."),
+    (("schedulable", "hold", "connection"), "Some of the fleet is not in use at the moment."),
+)
