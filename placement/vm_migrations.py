@@ -148,35 +148,31 @@ def migrate(
     )
     if to is not None:
         wanted = replace(wanted, only_hosts=(str(to.pk),), only_reason=f"It was asked to go to {to.name}.")
-    with transaction.atomic():
-        started = _start(vm, mode, options, wanted, maintenance, by, now)
-    if isinstance(started, Refusal):
-        raise started
-    return started
+    try:
+        with decisions.recording():
+            return _start(vm, mode, options, wanted, maintenance, by, now)
+    except NoHostFits as refusal:
+        reason = refusal.detail
+        events.record("vm.migration_refused", by=by, now=now, subject=vm, reason=reason, severity="notice")
+        raise
 
 
 def _start(
     vm: Vm, mode: str, options: Options, wanted: Spec, maintenance: Maintenance | None, by: Actor, now: datetime
-) -> Operation | Refusal:
-    """A refusal is returned, not raised: the decision that explains it is committed with everything else undone."""
+) -> Operation:
     operation = operations.start(
         kind=KIND, title=f"Migrate {vm.name}"[:200], subject=vm, steps=STEPS, by=by, now=now, resumable=True
     )
-    try:
-        placed = decisions.place(
-            vm,
-            spec=wanted,
-            kind=ClaimKind.INCOMING,
-            operation=operation,
-            ignore_hold=options.ignore_hold,
-            ignore_schedulable=options.ignore_schedulable,
-            by=by,
-            now=now,
-        )
-    except NoHostFits as refusal:
-        events.record("vm.migration_refused", by=by, now=now, subject=vm, reason=refusal.detail, severity="notice")
-        operation.delete()
-        return refusal
+    placed = decisions.place(
+        vm,
+        spec=wanted,
+        kind=ClaimKind.INCOMING,
+        operation=operation,
+        ignore_hold=options.ignore_hold,
+        ignore_schedulable=options.ignore_schedulable,
+        by=by,
+        now=now,
+    )
     target = Host.objects.select_related("endpoint").get(pk=placed.claim.host_id)
     _demand_reachable(vm.host, target)
     operation.title = f"Migrate {vm.name} to {target.name}"[:200]
