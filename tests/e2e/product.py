@@ -1,4 +1,4 @@
-"""The whole product as an installation runs it: web processes, worker, beat and watcher as real processes."""
+"""The whole product as an installation runs it: web processes, workers, beat and watcher as real processes."""
 
 from __future__ import annotations
 
@@ -73,9 +73,15 @@ class Product:
         self.manage("migrate", "-v0")
         self.start_web("web", self.port)
         self._start("worker", "-m", "celery", "-A", "cloudops", "worker", "--concurrency", "2", "-l", "WARNING")
+        self.start_migrations()
         self._start("beat", "-m", "celery", "-A", "cloudops", "beat", "-l", "WARNING", "-s", str(self.folder / "beat"))
         self._start("watcher", "manage.py", "watch")
         return self
+
+    def start_migrations(self, name: str = "migrations") -> None:
+        """One more worker that runs migrations."""
+        worker = ("-m", "celery", "-A", "cloudops", "worker", "--hostname", f"{name}@%h", "--queues", "migrations")
+        self._start(name, *worker, "--pool", "threads", "--concurrency", "16", "-l", "WARNING")
 
     def start_web(self, name: str, port: int) -> None:
         """One more management server of the same installation."""
