@@ -86,7 +86,7 @@ def _answer(lab: Lab, do: str, name: str) -> dict[str, Any]:
 
 
 def status(lab: Lab) -> dict[str, Any]:
-    """``{"hosts": {name: {"state", "uri", "guests"}}, "uplink": state}``; guests are None where libvirt does not answer."""
+    """``{"hosts": {name: {"state", "uri", "guests"}}, "uplink": state}``; guests: None where nobody answers."""
     states = dict(lab.states())
     hosts = {
         name: {"state": states.pop(name), "uri": lab.uri(name), "guests": _guests(lab, name)} for name in lab.names

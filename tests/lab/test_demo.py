@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cloudops.lab.demo import parse
-from cloudops.lab.installation import PEOPLE, load_secrets
+from cloudops.lab.installation import HOST_MEMORY_MIB, PEOPLE, load_secrets
 from cloudops.lab.process import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +89,23 @@ class TestReal:
             assert "all checks passed" in done.stdout
             assert processes_of(state) == []
 
+    def test_several_hosts_are_in_two_clusters(self, service_dir: Path) -> None:
+        state = service_dir / "demo"
+        options = ("--check", "--hosts=2", "--guests=2", f"--port={free_port()}")
+        done = subprocess.run(
+            command(state, *options), cwd=ROOT, capture_output=True, text=True, check=False, timeout=START_SECONDS
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "all checks passed" in done.stdout
+        assert processes_of(state) == []
+        with contextlib.closing(sqlite3.connect(state / "cloudops.sqlite3")) as database:
+            hosts = database.execute(
+                "SELECT h.name, c.name, h.memory_mib_override, count(v.id) FROM inventory_host h"
+                " JOIN inventory_cluster c ON c.id = h.cluster_id LEFT JOIN inventory_vm v ON v.host_id = h.id"
+                " GROUP BY h.id ORDER BY h.name"
+            ).fetchall()
+        assert hosts == [("kvm-01", "north", HOST_MEMORY_MIB, 1), ("kvm-02", "south", HOST_MEMORY_MIB, 1)]
+
     @pytest.mark.fault
     def test_ctrl_c_stops_everything_within_seconds(self, running: tuple[subprocess.Popen[str], Path, int]) -> None:
         demo, state, port = running
@@ -133,3 +152,5 @@ def test_options_that_make_no_sense_are_refused(options: list[str], capsys: pyte
 def test_without_guests_means_none() -> None:
     assert parse([]).guests == 2
     assert parse(["--no-guests"]).guests == 0
+    several = parse(["--hosts=3"])
+    assert (several.guests, several.networked, several.state.name) == (6, True, "demo-3")
