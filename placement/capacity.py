@@ -26,8 +26,8 @@ def refresh(*, host_ids: Collection[UUID] | None = None, structure: bool = True,
     """Brings the rows of these hosts (None: all) up to what hosts, policies and settings say; returns how many changed.
 
     ``structure``: also look at cluster, tags, networks and storage, so that schedulers read those that changed again.
-    The number of statements grows with what changed, not with the hosts. Claims stay as they are, even where they exceed
-    the capacity now.
+    The number of statements grows with what changed, not with the hosts. Claims stay as they are, even where they
+    exceed the capacity now.
     """
     del now  # every verb takes it; nothing here depends on the time
     with transaction.atomic():
@@ -95,6 +95,12 @@ def _wanted(settings: RuntimeSettings) -> models.QuerySet[Host]:
             models.When(schedulable=True, connection=Connection.UP, then=Value(True)), default=Value(False)
         ),
     )
+
+
+def on_settings_saved(*, instance: RuntimeSettings, created: bool, **_: Any) -> None:
+    """Receiver: ratios and reserves may be others now; in the transaction that changes them."""
+    if not created:
+        refresh(structure=False, now=instance.updated_at)
 
 
 def set_hold(host_id: UUID, hold: str, *, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Claims: capacity taken on hosts, by one conditional statement, so that any number of schedulers cannot take too much."""
+"""Claims: capacity taken on hosts by one conditional statement, so that schedulers together cannot take too much."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import F, QuerySet
 
 from cloudops.core.models import Operation
-from cloudops.inventory.models import Host, Vm
+from cloudops.inventory.models import Vm
 from placement import versions
 from placement.errors import AlreadyClaimed, CapacityGone, NothingIncoming
 from placement.models import Claim, ClaimKind, HostCapacity
@@ -87,7 +87,7 @@ TAKE_POSTGRES = f"""
 WITH taken AS ({TAKE_ROOM.format(version=versions.POSTGRES_NOW)} RETURNING host_id)
 INSERT INTO placement_claim (id, host_id, vm_id, kind, operation_id, vcpus, memory_mib, adopted, created_at)
 SELECT %(id)s, host_id, %(vm)s, %(kind)s, %(operation)s, %(vcpus)s, %(memory_mib)s, false, %(created_at)s FROM taken
-"""
+"""  # noqa: S608 - constants only
 
 
 def _parameters(claim: Claim) -> dict[str, Any]:

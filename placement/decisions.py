@@ -180,7 +180,7 @@ def _refused(decision: Decision, kept: Kept, spec: Spec, result: Result) -> NoHo
 def _keep(decision: Decision, kept: Kept) -> None:
     """The operation that asked may have been undone with the transaction."""
     with transaction.atomic():
-        if not Operation.objects.filter(pk=decision.operation_id).exists():
+        if decision.operation_id and not Operation.objects.filter(pk=decision.operation_id).exists():
             decision.operation = None
         _store(decision, kept)
 

@@ -79,7 +79,7 @@ def _kind(spec: Spec, fleet: Fleet) -> Column:
 
 
 def _cpu(spec: Spec, fleet: Fleet) -> Column:
-    """A guest that was given its host's own CPU needs the same CPU; what a host does not tell is not held against it."""
+    """A guest that was given its host's own CPU needs the same; what a host does not tell is not held against it."""
     wanted = _one_of(spec.cpu_model, fleet.structure.cpu_models, fleet.structure.cpu_model, len(fleet))
     unknown = _one_of("", fleet.structure.cpu_models, fleet.structure.cpu_model, len(fleet), empty=True)
     return wanted if wanted is None or unknown is None else wanted | unknown
@@ -158,12 +158,15 @@ def cluster_load(spec: Spec, fleet: Fleet, number: int) -> list[tuple[str, float
     """Of CPU and memory: how many percent of a cluster would be promised with this VM, and the threshold."""
     hosts, cluster = fleet.structure.hosts_of(number), fleet.structure.clusters[number]
     found = []
-    for name, needed, claimed, capacity, own, otherwise in (
-        ("CPU", spec.vcpus, fleet.vcpu_claimed, fleet.vcpu_capacity)
-        + (cluster.cpu_threshold_percent, spec.cpu_threshold_percent),
-        ("memory", spec.memory_mib, fleet.memory_claimed_mib, fleet.memory_capacity_mib)
-        + (cluster.memory_threshold_percent, spec.memory_threshold_percent),
-    ):
+    thresholds = (
+        (spec.cpu_threshold_percent, cluster.cpu_threshold_percent),
+        (spec.memory_threshold_percent, cluster.memory_threshold_percent),
+    )
+    loads = (
+        ("CPU", spec.vcpus, fleet.vcpu_claimed, fleet.vcpu_capacity),
+        ("memory", spec.memory_mib, fleet.memory_claimed_mib, fleet.memory_capacity_mib),
+    )
+    for (name, needed, claimed, capacity), (otherwise, own) in zip(loads, thresholds, strict=True):
         limit = otherwise if own is None else own
         whole = int(capacity[hosts].sum(dtype=np.int64))
         percent = 100.0 * (int(claimed[hosts].sum(dtype=np.int64)) + needed) / whole if whole else 0.0

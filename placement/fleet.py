@@ -146,11 +146,7 @@ class Structure:
         """Compressed; :meth:`decode` gives it back."""
         named = {"tags": self.tags, "networks": self.networks, "datastores": self.datastores}
         head = {
-            "clusters": [
-                [c.id, c.name, c.position, c.allocator, dict(c.weights), c.cpu_threshold_percent]
-                + [c.memory_threshold_percent]
-                for c in self.clusters
-            ],
+            "clusters": [list(_fields(cluster)) for cluster in self.clusters],
             "names": self.names,
             "kinds": self.kinds,
             "cpu_models": self.cpu_models,
@@ -192,6 +188,11 @@ class Structure:
         )
 
 
+def _fields(c: ClusterRow) -> tuple[Any, ...]:
+    thresholds = c.cpu_threshold_percent, c.memory_threshold_percent
+    return (c.id, c.name, c.position, c.allocator, dict(c.weights), *thresholds)
+
+
 @dataclass
 class _Reader:
     raw: bytes
@@ -211,7 +212,7 @@ def _any(columns: Mapping[str, Bools], count: int) -> Bools:
 
 @dataclass
 class Fleet:
-    """The hosts and what is on them. Columns are changed in place by their owner only; :meth:`copy` before a what-if."""
+    """The hosts and what is on them. Columns are changed in place by their owner only; others :meth:`copy` first."""
 
     structure: Structure
     vcpu_capacity: Ints

@@ -48,7 +48,7 @@ _SQLITE = DIFFERENCES.format(horizon="c.version + 1", own="1")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a decision was made on: the snapshot's id, the hosts that differ from it, and the snapshot to store first."""
+    """What a decision was made on: a snapshot's id, the hosts that differ from it, and the snapshot if it is new."""
 
     snapshot_id: UUID
     changes: bytes

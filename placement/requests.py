@@ -154,7 +154,7 @@ def _storage(vm: Vm, purpose: Purpose, copy_storage: bool) -> dict[str, Any]:
     return {"datastores": tuple(sorted(shared)), "local_disks": () if stays else tuple(sorted(local))}
 
 
-def _groups(vm: Vm, excluded: Mapping[str, str]) -> dict[str, dict[str, tuple[str, ...]]]:
+def _groups(vm: Vm, excluded: Mapping[str, str]) -> dict[str, Any]:
     """Where the other VMs of the VM's groups are, or are on their way to. VMs that are off do not count.
 
     Those on excluded hosts bind nobody to them: when a host is emptied, the first VM of a group leads the way.

@@ -25,8 +25,8 @@ class Now(Expression):
     def __init__(self) -> None:
         super().__init__(output_field=BigIntegerField())
 
-    def as_sql(self, compiler: Any, connection: BaseDatabaseWrapper, **_: Any) -> tuple[str, list[Any]]:
-        return now_sql(connection.vendor), []
+    def as_sql(self, compiler: Any, connection: BaseDatabaseWrapper) -> tuple[str, tuple[str | int, ...]]:
+        return now_sql(connection.vendor), ()
 
 
 def now_sql(vendor: str = "") -> str:

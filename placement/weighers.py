@@ -36,8 +36,9 @@ def free_cpu(spec: Spec, fleet: Fleet, places: Ints) -> Floats:
 
 def free_consoles(spec: Spec, fleet: Fleet, places: Ints) -> Floats:
     """Free console slots, against the host that has most."""
-    free = fleet.console_limit[places] - fleet.consoles[places] - spec.consoles
-    return np.maximum(free, 0) / max(1, int(free.max(initial=0)))
+    free: Floats = np.maximum(fleet.console_limit[places] - fleet.consoles[places] - spec.consoles, 0.0)
+    most: float = max(1.0, float(free.max(initial=0.0)))
+    return free / most
 
 
 def soft_tags(spec: Spec, fleet: Fleet, places: Ints) -> Floats:
@@ -75,7 +76,8 @@ def order(spec: Spec, fleet: Fleet, places: Ints) -> Floats:
     """1 for the first host of the first cluster, falling towards 0: clusters in order, hosts by name."""
     rank = cluster_ranks(spec, fleet)
     count = len(fleet)
-    return 1.0 - (rank[fleet.structure.cluster[places]] * float(count) + places) / (float(len(rank)) * count)
+    at: Floats = (rank[fleet.structure.cluster[places]] * count + places).astype(np.float64)
+    return 1.0 - at / float(len(rank) * count)
 
 
 def cluster_ranks(spec: Spec, fleet: Fleet) -> Ints:

@@ -5,9 +5,10 @@ No Django. Memory is told in MiB below 10 GiB and in GiB above.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from placement.filters import Measure
 from placement.scheduler import NearestMiss, Result, Verdict, smallest_change
 from placement.spec import Spec
 
@@ -60,61 +61,46 @@ def _plural(count: int, one: str) -> str:
 
 def reason(verdict: Verdict, spec: Spec) -> str:
     """Why a host fails this filter, as the end of a sentence about the host; "" when it passes."""
-    if verdict.passed:
-        return ""
-    measure = verdict.measure
-    needed, available, missing = measure.needed, measure.available, list(measure.missing)
-    match verdict.filter:
-        case "only-hosts":
-            return missing[0] if missing else "another host was asked for"
-        case "excluded-hosts":
-            return missing[0] if missing else "left out"
-        case "kind":
-            return f"is a {_KINDS.get(available, available)} host; the VM needs {_KINDS.get(needed, needed)}"
-        case "schedulable":
-            return "cordoned"
-        case "connection":
-            return "not reachable" if available == "unreachable" else "not seen yet"
-        case "hold":
-            return _HOLDS.get(available, available)
-        case "cluster-scope":
-            return f"in cluster {available}; the VM may not leave {needed or 'its cluster'}"
-        case "tags":
-            return _missing_tags(missing, spec)
-        case "vcpus":
-            return f"{available} of {_plural(needed, 'vCPU')} free"
-        case "memory":
-            return f"{memory(available)} of {memory(needed)} free"
-        case "consoles":
-            return f"{_plural(max(0, available), 'console slot')} free, {needed} needed"
-        case _:
-            return _rarer_reason(verdict.filter, needed, available, missing)
-
-
-def _rarer_reason(name: str, needed: Any, available: Any, missing: list[str]) -> str:
-    match name:
-        case "networks":
-            return f"has no network {_listed(missing)}"
-        case "datastores":
-            return f"does not reach {_listed(missing)}"
-        case "local-disks":
-            return f"cannot reach the VM's local {'disk' if len(missing) == 1 else 'disks'} {_listed(missing)}"
-        case "cpu-model":
-            return f"has another CPU ({available}); the VM was given {needed}"
-        case "together":
-            return f"without the VMs of {_listed(missing)}"
-        case "apart":
-            return f"has another VM of {_listed(missing)}"
-        case "threshold":
-            parts = [f"{what} at {available[what]:g} % with this VM, threshold {needed[what]} %" for what in missing]
-            return f"its cluster is nearly full: {_listed(parts)}"
-        case _:
-            return name
+    return "" if verdict.passed else _REASONS[verdict.filter](verdict.measure, spec)
 
 
 def _missing_tags(missing: Sequence[str], spec: Spec) -> str:
     asked = [f"{tag} (asked by {spec.tags[tag]})" if spec.tags.get(tag) else tag for tag in missing]
     return f"missing tag{'' if len(asked) == 1 else 's'} {_listed(asked)}"
+
+
+def _nearly_full(measure: Measure, spec: Spec) -> str:
+    parts = [
+        f"{what} at {measure.available[what]:g} % with this VM, threshold {measure.needed[what]} %"
+        for what in measure.missing
+    ]
+    return f"its cluster is nearly full: {_listed(parts)}"
+
+
+def _kind(name: str) -> str:
+    return _KINDS.get(name, name)
+
+
+_REASONS: Mapping[str, Callable[[Measure, Spec], str]] = {
+    "only-hosts": lambda m, s: m.missing[0] if m.missing else "another host was asked for",
+    "excluded-hosts": lambda m, s: m.missing[0] if m.missing else "left out",
+    "kind": lambda m, s: f"is a {_kind(m.available)} host; the VM needs {_kind(m.needed)}",
+    "schedulable": lambda m, s: "cordoned",
+    "connection": lambda m, s: "not reachable" if m.available == "unreachable" else "not seen yet",
+    "hold": lambda m, s: _HOLDS.get(m.available, m.available),
+    "cluster-scope": lambda m, s: f"in cluster {m.available}; the VM may not leave {m.needed or 'its cluster'}",
+    "tags": lambda m, s: _missing_tags(m.missing, s),
+    "networks": lambda m, s: f"has no network {_listed(m.missing)}",
+    "datastores": lambda m, s: f"does not reach {_listed(m.missing)}",
+    "local-disks": lambda m, s: f"cannot reach the VM's local disk{'s' * (len(m.missing) > 1)} {_listed(m.missing)}",
+    "cpu-model": lambda m, s: f"has another CPU ({m.available}); the VM was given {m.needed}",
+    "together": lambda m, s: f"without the VMs of {_listed(m.missing)}",
+    "apart": lambda m, s: f"has another VM of {_listed(m.missing)}",
+    "threshold": _nearly_full,
+    "vcpus": lambda m, s: f"{max(0, m.available)} of {_plural(m.needed, 'vCPU')} free",
+    "memory": lambda m, s: f"{memory(max(0, m.available))} of {memory(m.needed)} free",
+    "consoles": lambda m, s: f"{_plural(max(0, m.available), 'console slot')} free, {m.needed} needed",
+}
 
 
 def remedy(change: Mapping[str, Any], host: str = "") -> str:
@@ -212,7 +198,7 @@ def chosen(spec: Spec, result: Result) -> str:
 
 
 def for_tenant(spec: Spec, lost: Mapping[str, int], *, placed: bool) -> tuple[str, ...]:
-    """The outcome in words that tell only what the tenant's own VM asks for: no names, no numbers, nobody else's VMs."""
+    """The outcome, telling only what the tenant's own VM asks for: no hosts, no numbers, nobody else's VMs."""
     if placed:
         return ("There is a place for this VM.",)
     told = [words for names, words in _TENANT if any(name in lost for name in names)]
