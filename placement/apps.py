@@ -6,8 +6,11 @@ class PlacementConfig(AppConfig):
     verbose_name = "Placement"
 
     def ready(self) -> None:
+        from django.db.models.signals import post_save
+
+        from cloudops.core.models import RuntimeSettings
         from cloudops.inventory import signals as inventory
-        from placement import power_claims, removals, signals
+        from placement import capacity, power_claims, removals, signals
 
         inventory.vm_starting.connect(power_claims.on_vm_starting)
         inventory.vm_start_failed.connect(power_claims.on_vms_changed)
@@ -18,3 +21,4 @@ class PlacementConfig(AppConfig):
         inventory.host_use.connect(removals.on_host_use)
         inventory.host_removing.connect(removals.on_host_removing)
         signals.migration_ended.connect(power_claims.on_migration_ended)
+        post_save.connect(capacity.on_settings_saved, sender=RuntimeSettings)
