@@ -58,9 +58,10 @@ class ConsoleHooks:
     def ended(self, console: RelayedConsole, outcome: Outcome) -> None:
         """Exactly once: the VNC socket is closed, the browser's is about to be. The slot can be given back now."""
 
-    async def upstream_lost(self, console: RelayedConsole) -> ClosedReason:
-        """Why the VNC side went away. The browser stays open meanwhile, for at most 5 s."""
-        return ClosedReason.GUEST_CLOSED
+    async def upstream_lost(self, console: RelayedConsole) -> tuple[ClosedReason, str]:
+        """Why the VNC side went away, and words for the page (empty: the reason's own). The browser stays open
+        meanwhile, for at most 5 s."""
+        return ClosedReason.GUEST_CLOSED, ""
 
     def control(self, console: RelayedConsole, message: dict[str, Any]) -> None:
         """A control message the relay does not handle itself."""
@@ -266,16 +267,16 @@ class RelayedConsole:
             self._lost_task = asyncio.get_running_loop().create_task(self._ask_why(detail))
 
     async def _ask_why(self, detail: str) -> None:
-        reason = ClosedReason.GUEST_CLOSED
+        reason, text = ClosedReason.GUEST_CLOSED, ""
         try:
             async with asyncio.timeout(UPSTREAM_LOST_SECONDS):
-                reason = await self._hooks.upstream_lost(self)
+                reason, text = await self._hooks.upstream_lost(self)
         except TimeoutError:
             log.warning("console %s: nobody could tell in time why its display went away", self.id)
         except Exception:
             log.exception("console %s: upstream_lost failed", self.id)
         self._lost_task = None
-        self._end(reason, detail)
+        self._end(reason, detail, text=text)
 
     # Time
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakKeyDictionary
 
 from consoles.relay.splice import Pipes
+
+if TYPE_CHECKING:
+    from consoles.relay.splice import SplicePump
 
 TICK_SECONDS: Final = 1.0
 
@@ -39,6 +42,7 @@ class LoopState:
         self.upstream_view = memoryview(bytearray(UPSTREAM_READ_BYTES))
         self._spare: list[memoryview] = []
         self.pipes = Pipes()
+        self.pumps: set[SplicePump] = set()
         self.browser_view = memoryview(bytearray(BROWSER_READ_BYTES))
 
     def add(self, member: Ticking) -> None:
@@ -81,6 +85,8 @@ class LoopState:
         self.typing.clear()
         for member in list(self.members):
             member.tick()
+        for pump in list(self.pumps):
+            pump.tick()
 
 
 _states: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopState] = WeakKeyDictionary()

@@ -7,6 +7,7 @@ authorised like any other ASGI WebSocket, leaves the ASGI message path and owns 
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import os
 import socket
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 
 
 @cache
+def prepare_process() -> None:
+    """What is worth doing once the server has started: at its first WebSocket.
+
+    Leaves all that was imported out of later garbage collections, which stop every console while they last.
+    """
+    gc.freeze()
+    unpace_local_listeners()
+
+
 def unpace_local_listeners() -> int:
     """Takes congestion control that paces (bbr) off what this process accepts on loopback; how many listeners.
 
@@ -64,7 +74,7 @@ class RelayProtocol(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         scope = getattr(self, "scope", None)
-        unpace_local_listeners()
+        prepare_process()
         if scope is not None:  # absent when the handshake was refused
             scope["extensions"][EXTENSION] = self.take_over
 

@@ -25,6 +25,11 @@ ENABLED = sys.platform == "linux" and hasattr(os, "splice")
 
 # What one console may move in one turn of the loop, in one frame; and what a browser that stalls may keep in a pipe.
 SPLICE_BYTES: Final = 512 * 1024
+# A browser's script sees a frame only when all of it is there: they start small and grow while it keeps pace.
+FIRST_BYTES: Final = 64 * 1024
+SLOW_SECONDS: Final = 0.02
+# Each holds two descriptors; further consoles that flood at the same time are copied.
+MAX_PUMPS: Final = 64
 # The same while somebody types in another console.
 SHARED_SPLICE_BYTES: Final = 64 * 1024
 # Below this a copy is as cheap as four system calls.
@@ -114,7 +119,7 @@ def plain_socket(transport: asyncio.Transport) -> socket.socket | None:
 
 def try_splice(flow: UpstreamFlow, transport: asyncio.Transport, target: SpliceTarget | None) -> SplicePump | None:
     """A pump between the two sockets; None where they, or the limits of this process, do not allow one."""
-    if not ENABLED or target is None or target.unsent_bytes():
+    if not ENABLED or target is None or target.unsent_bytes() or len(flow.state.pumps) >= MAX_PUMPS:
         return None
     source, sink = plain_socket(transport), target.plain_socket()
     if source is not None and sink is not None:
@@ -131,7 +136,21 @@ class SplicePump:
     Holds a pipe only while half a frame is out because the browser does not take the rest; reads nothing meanwhile.
     """
 
-    __slots__ = ("_browser", "_few", "_flow", "_head", "_left", "_loop", "_pipe", "_source", "_state", "_target")
+    __slots__ = (
+        "_browser",
+        "_few",
+        "_flow",
+        "_head",
+        "_left",
+        "_limit",
+        "_loop",
+        "_moved",
+        "_pipe",
+        "_source",
+        "_state",
+        "_stuck_at",
+        "_target",
+    )
 
     def __init__(self, flow: UpstreamFlow, browser: SpliceTarget, source: socket.socket, target: socket.socket):
         self._flow = flow
@@ -143,7 +162,11 @@ class SplicePump:
         self._head = b""
         self._left = 0
         self._few = 0
+        self._limit = FIRST_BYTES
+        self._moved = True
+        self._stuck_at = 0.0
         self._pipe: Pipe | None = None
+        self._state.pumps.add(self)
         self._loop.add_reader(source.fileno(), self._fill)
 
     @property
@@ -157,9 +180,11 @@ class SplicePump:
         if pipe is None:
             self.leave()
             return
-        share = SHARED_SPLICE_BYTES if self._state.others_type(self._flow.console) else SPLICE_BYTES
+        limit = self._limit
+        if limit > SHARED_SPLICE_BYTES and self._state.others_type(self._flow.console):
+            limit = SHARED_SPLICE_BYTES
         try:
-            size = os.splice(self._source.fileno(), pipe.write_fd, min(share, pipe.size), flags=_FLAGS)
+            size = os.splice(self._source.fileno(), pipe.write_fd, limit, flags=_FLAGS)
         except BlockingIOError:
             self._state.pipes.give_back(pipe)
             return
@@ -169,14 +194,17 @@ class SplicePump:
             self._state.pipes.give_back(pipe)
             self.leave()
             return
+        self._moved = True
         self._flow.moved(size)
         self._head, self._left, self._pipe = header(size), size, pipe
         if not self._drain(pipe):
             self._loop.remove_reader(self._source.fileno())
             self._loop.add_writer(self._target.fileno(), self._more)
+            self._stuck_at = self._loop.time()
             self._browser.frame_stuck(self)
             return
         self._give_back()
+        self._limit = min(2 * self._limit, SPLICE_BYTES)
         self._few = self._few + 1 if size < FEW_BYTES else 0
         if self._few >= FEW_TURNS:
             self.leave()
@@ -202,6 +230,8 @@ class SplicePump:
             return
         self._loop.remove_writer(self._target.fileno())
         self._give_back()
+        if self._loop.time() - self._stuck_at > SLOW_SECONDS:
+            self._limit = max(self._limit // 2, FIRST_BYTES)
         if self._flow.splicing is self:
             self._loop.add_reader(self._source.fileno(), self._fill)
         else:
@@ -212,6 +242,12 @@ class SplicePump:
         if self._pipe is not None:
             self._state.pipes.give_back(self._pipe)
             self._pipe = None
+
+    def tick(self) -> None:
+        """Once a second: a console that floods no more gives its descriptors back."""
+        if not self._moved and self._pipe is None:
+            self.leave()
+        self._moved = False
 
     def leave(self) -> None:
         """Back to the copying path; a frame that is stuck is still finished."""
@@ -234,5 +270,6 @@ class SplicePump:
         self._close()
 
     def _close(self) -> None:
+        self._state.pumps.discard(self)
         self._source.close()
         self._target.close()

@@ -67,7 +67,7 @@ class Hooks(ConsoleHooks):
         self.outcomes.append(outcome)
         self.ended_event.set()
 
-    async def upstream_lost(self, console: RelayedConsole) -> ClosedReason:
+    async def upstream_lost(self, console: RelayedConsole) -> tuple[ClosedReason, str]:
         self.log.append("upstream_lost")
         if self.lost_reason is None:
             await asyncio.Event().wait()
@@ -226,6 +226,12 @@ def on_fast_path(scenario: Scenario) -> Any:
     """Where only the fast path lets the relay see or do it (frames, pings)."""
     test = pytest.mark.parametrize("loop_name", list(LOOPS))(_runner(scenario))
     return pytest.mark.parametrize("path", ["swap", "splice"])(test)
+
+
+def on_splice_path(scenario: Scenario) -> Any:
+    """What only the path has on which the kernel moves the bytes."""
+    test = pytest.mark.parametrize("loop_name", list(LOOPS))(_runner(scenario))
+    return pytest.mark.parametrize("path", ["splice"])(test)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
