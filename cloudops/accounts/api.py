@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db.models import Q, QuerySet
-from drf_spectacular.utils import extend_schema, extend_schema_view
+from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -31,6 +31,7 @@ from cloudops.accounts.serializers import (
 )
 from cloudops.core.filters import Choice, Filters, Flag, RowId, Text, Uuid
 from cloudops.core.rest import ApiViewSet, Lists, Retrieves
+from cloudops.core.schema import ProblemSerializer
 from cloudops.core.throttling import TokenCreationThrottle
 
 
@@ -50,6 +51,10 @@ class MeViewSet(ApiViewSet):
         description="What the project switcher does: my VMs, my consoles and my activity show that project's only. "
         "It changes no right and narrows no list of the API.",
         request=MeChange,
+        responses={
+            200: MeSerializer,
+            404: OpenApiResponse(ProblemSerializer, description="The project is not one of yours."),
+        },
     )
     def partial_update(self, request: Request) -> Response:
         changes = self.body(MeChange)

@@ -160,8 +160,8 @@ def _describe(operation: dict[str, Any], method: str, path: str, schemas: dict[s
 
 
 def _statuses(operation: dict[str, Any], method: str, path: str) -> set[str]:
-    """The errors that an operation may answer with."""
-    statuses = {"401", "403", "429", "503"}
+    """The errors that an operation may answer with: those it names itself, and those that follow from its shape."""
+    statuses = {"401", "403", "429", "503", *(status for status in operation["responses"] if status in _EXAMPLES)}
     if operation.get("parameters") or "requestBody" in operation or method == "post":
         statuses.add("400")
     if "{" in path:
