@@ -12,6 +12,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("account/", include("allauth.urls")),
     path("", include("cloudops.inventory.urls")),
     path("", include("cloudops.managers.urls")),
+    path("", include("placement.urls")),
     path("", include("consoles.urls")),
     *api.urlpatterns,
     *health_urlpatterns,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
@@ -149,7 +150,17 @@ class OfferingForm(forms.Form):
     )
     dynamic_scaling = forms.BooleanField(required=False, help_text=_help(Offering, "dynamic_scaling"))
     host_tags = TagsField(help_text="Only hosts that carry all of these tags will do.")
+    soft_host_tags = TagsField(label="Preferred host tags", help_text="Hosts that carry these are preferred.")
     enabled = forms.BooleanField(required=False, initial=True, help_text=_help(Offering, "enabled"))
+
+
+class TemplateForm(forms.Form):
+    """What a template asks of a host."""
+
+    name = forms.CharField(max_length=100)
+    description = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 2}))
+    host_tags = TagsField(help_text="Only hosts that carry all of these tags will do.")
+    soft_host_tags = TagsField(label="Preferred host tags", help_text="Hosts that carry these are preferred.")
 
 
 class AssignForm(forms.Form):
@@ -163,3 +174,9 @@ class OfferingChoiceForm(forms.Form):
     """Which offering a VM has."""
 
     offering = forms.ModelChoiceField(queryset=Offering.objects.all(), required=False, empty_label="None")
+
+
+def kept_values(row: Any, form: type[forms.Form], tag_fields: Iterable[str]) -> dict[str, Any]:
+    """What a form shows before anything is changed: the row's values, tags by name."""
+    kept = {name: getattr(row, name) for name in form.base_fields if name not in set(tag_fields)}
+    return kept | {name: [tag.name for tag in getattr(row, name).all()] for name in tag_fields}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import cast
+from typing import Any
 
 from django.db import transaction
 
@@ -15,6 +15,7 @@ from cloudops.core.validation import assign, demand_known, demand_valid
 from cloudops.inventory import tags
 from cloudops.inventory.models import Offering
 
+TAG_FIELDS = ("host_tags", "soft_host_tags")
 FIELDS = ("name", "description", "vcpus", "cpu_mhz", "memory_mib", "dynamic_scaling", "enabled")
 NAMES_SHOWN = 5
 
@@ -34,6 +35,7 @@ def create(
     cpu_mhz: int | None = None,
     dynamic_scaling: bool = False,
     host_tags: Sequence[str] = (),
+    soft_host_tags: Sequence[str] = (),
     enabled: bool = True,
     by: Actor,
     now: datetime,
@@ -51,31 +53,26 @@ def create(
     with transaction.atomic():
         demand_valid(offering)
         offering.save(force_insert=True)
-        offering.host_tags.set(tags.ensure(host_tags, field="host_tags"))
+        tags.put_on(offering, {"host_tags": host_tags, "soft_host_tags": soft_host_tags})
         events.record("offering.created", by=by, now=now, subject=offering)
         live.publish("offerings")
     return offering
 
 
-def change(offering: Offering, *, by: Actor, now: datetime, **changes: object) -> Offering:
-    """Sets some of :data:`FIELDS` and ``host_tags`` (names). VMs that have the offering stay as they are.
+def change(offering: Offering, *, by: Actor, now: datetime, **changes: Any) -> Offering:
+    """Sets some of :data:`FIELDS` and :data:`TAG_FIELDS` (names). VMs that have the offering stay as they are.
 
     Raises ``Invalid``.
     """
-    demand_known(changes, (*FIELDS, "host_tags"))
-    wanted = changes.pop("host_tags", None)
+    demand_known(changes, (*FIELDS, *TAG_FIELDS))
+    wanted = tags.taken_from(changes, *TAG_FIELDS)
     with transaction.atomic():
         row = Offering.objects.select_for_update().get(pk=offering.pk)
         changed = assign(row, changes)
         if changed:
             demand_valid(row)
             row.save(update_fields=list(changed))
-        if wanted is not None:
-            before = sorted(row.host_tags.values_list("name", flat=True))
-            row.host_tags.set(tags.ensure(cast(Sequence[str], wanted), field="host_tags"))
-            after = sorted(row.host_tags.values_list("name", flat=True))
-            if before != after:
-                changed["host_tags"] = [before, after]
+        changed |= tags.put_on(row, wanted)
         if changed:
             events.record("offering.changed", by=by, now=now, subject=row, data={"changed": changed})
             live.publish("offerings")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from django.core.exceptions import ValidationError
 
@@ -25,3 +26,23 @@ def ensure(wanted: Iterable[str], *, field: str = "tags") -> list[Tag]:
             raise Invalid(f"“{name}” cannot be a tag.", fields={field: error.messages}) from error
     Tag.objects.bulk_create([Tag(name=name) for name in clean], ignore_conflicts=True)
     return list(Tag.objects.filter(name__in=clean))
+
+
+def put_on(row: Any, wanted: Mapping[str, Iterable[str]]) -> dict[str, list[list[str]]]:
+    """Gives a saved row these tags, by the name of its many-to-many field; returns before and after of those that
+    changed. Raises :class:`Invalid`."""
+    changed = {}
+    for field, tag_names in wanted.items():
+        rows = getattr(row, field)
+        before = sorted(rows.values_list("name", flat=True))
+        rows.set(ensure(tag_names, field=field))
+        after = sorted(rows.values_list("name", flat=True))
+        if before != after:
+            changed[field] = [before, after]
+    return changed
+
+
+def taken_from(changes: dict[str, Any], *fields: str) -> dict[str, Iterable[str]]:
+    """Takes the tag fields out of ``changes``, for :func:`put_on`; those that are not named, or None, stay."""
+    taken = {field: changes.pop(field, None) for field in fields}
+    return {field: names for field, names in taken.items() if names is not None}

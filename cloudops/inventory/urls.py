@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from cloudops.inventory.views import clusters, hosts, offerings, search
+from cloudops.inventory.views import clusters, hosts, offerings, search, templates
 
 urlpatterns = [
     path("hosts/add/", hosts.add, name="host-add"),
@@ -25,5 +25,9 @@ urlpatterns = [
     path("offerings/<uuid:offering_id>/", offerings.offering, name="offering"),
     path("offerings/<uuid:offering_id>/edit/", offerings.edit, name="offering-edit"),
     path("offerings/<uuid:offering_id>/delete/", offerings.delete, name="offering-delete"),
+    path("templates/", templates.templates, name="templates"),
+    path("templates/add/", templates.add, name="template-add"),
+    path("templates/<uuid:template_id>/edit/", templates.edit, name="template-edit"),
+    path("templates/<uuid:template_id>/delete/", templates.delete, name="template-delete"),
     path("search/", search.search, name="search"),
 ]

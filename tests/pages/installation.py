@@ -7,12 +7,17 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from cloudops.accounts.models import Membership, Project, Role, User
+from cloudops.core.actors import system
 from cloudops.core.models import Event, Operation, subject_of
 from cloudops.hypervisors.port import Kind, PowerState
-from cloudops.inventory.models import Cluster, Connection, Endpoint, Host, Offering, Tag, Vm
+from cloudops.inventory.models import Cluster, Connection, Endpoint, Host, Offering, Tag, Template, Vm
 from cloudops.managers.models import ServerProcess
 from consoles.models import ConsoleSession, ForeignConnection
 from consoles.reasons import ClosedReason
+from placement import capacity, claims, decisions, groups
+from placement.models import AffinityGroup, Decision
+from placement.requests import spec_for
+from placement.spec import Purpose
 
 PASSWORD = "correct horse battery staple"
 
@@ -33,6 +38,9 @@ class Installation:
     process: ServerProcess
     offering: Offering
     operation: Operation
+    template: Template
+    group: AffinityGroup
+    decision: Decision
 
 
 def _user(name: str, role: str, password: str) -> User:
@@ -67,10 +75,27 @@ def build(
     )  # fmt: skip
     opened = _sessions(now, vms, [cast["tina"], cast["olga"], cast["anna"], *members[:40]], process, sessions)
     operation = _happenings(now, made, vms, cast["anna"], project)
+    template, group, decision = _placed(now, vms)
     return Installation(
         cast["anna"], cast["olga"], cast["tina"], cast["stan"],
-        project, clusters, made, vms, opened, process, offering, operation,
+        project, clusters, made, vms, opened, process, offering, operation, template, group, decision,
     )  # fmt: skip
+
+
+def _placed(now: datetime, vms: list[Vm]) -> tuple[Template, AffinityGroup, Decision]:
+    """Room on every host, claims of what runs, a template, a group, and a decision about the first VM."""
+    by = system("seed")
+    capacity.refresh(now=now)
+    claims.adopt(vms=[vm for vm in vms if vm.is_running], now=now)
+    template = Template.objects.create(name="debian-12", description="Debian 12 cloud image")
+    template.host_tags.set(Tag.objects.all())
+    Vm.objects.filter(pk__in=[vm.pk for vm in vms[::3]]).update(template=template)
+    group = groups.create(name="web", kind="apart", vms=vms[:4], by=by, now=now)
+    vm = Vm.objects.select_related("host__endpoint", "offering", "template").get(pk=vms[0].pk)
+    asked = spec_for(vm, purpose=Purpose.MIGRATE, now=now)
+    decision = decisions.dry_run(asked, by=by, now=now, store=True, vm=vm).decision
+    assert decision is not None
+    return template, group, decision
 
 
 _CAST = {"anna": Role.ADMIN, "olga": Role.OPERATOR, "tina": Role.TENANT, "stan": Role.TENANT}

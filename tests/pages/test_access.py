@@ -16,6 +16,7 @@ from cloudops.inventory import urls as inventory_urls
 from cloudops.managers import urls as managers_urls
 from consoles import urls as consoles_urls
 from consoles.models import ConsoleSession, ReleaseRequest
+from placement import urls as placement_urls
 from tests.pages.conftest import As
 from tests.pages.installation import Installation
 
@@ -44,6 +45,17 @@ PAGES: dict[str, tuple[int, int, int, int]] = {
     "offering-add": (NO, NO, NO, OK),
     "offering": (NO, NO, OK, OK),
     "offering-edit": (NO, NO, NO, OK),
+    "templates": (NO, NO, OK, OK),
+    "template-add": (NO, NO, NO, OK),
+    "template-edit": (NO, NO, NO, OK),
+    "placement": (NO, NO, OK, OK),
+    "placement-try": (NO, NO, OK, OK),
+    "placement-policy": (NO, NO, OK, OK),
+    "decisions": (NO, NO, OK, OK),
+    "decision": (NO, NO, OK, OK),
+    "affinity-groups": (NO, NO, OK, OK),
+    "affinity-group-add": (NO, NO, OK, OK),
+    "affinity-group-edit": (NO, NO, OK, OK),
     "search": (OK, OK, OK, OK),
     "servers": (NO, NO, OK, OK),
     "settings": (NO, NO, NO, OK),
@@ -88,6 +100,8 @@ ACTIONS: dict[str, tuple[int, int, int]] = {
     "host-remove": (NO, NO, 409),
     "cluster-delete": (NO, NO, 409),
     "offering-delete": (NO, NO, NO),
+    "template-delete": (NO, NO, NO),
+    "affinity-group-delete": (NO, NO, 302),
     "server-drain": (NO, NO, NO),
     "server-undrain": (NO, NO, NO),
     "operation-read": (GONE, 302, 302),
@@ -104,7 +118,7 @@ ACTIONS: dict[str, tuple[int, int, int]] = {
 
 
 def _routes() -> dict[str, URLPattern]:
-    modules: list[Any] = [accounts_urls, inventory_urls, managers_urls, consoles_urls]
+    modules: list[Any] = [accounts_urls, inventory_urls, managers_urls, consoles_urls, placement_urls]
     return {pattern.name: pattern for module in modules for pattern in module.urlpatterns}
 
 
@@ -129,6 +143,9 @@ def _objects(installation: Installation) -> dict[str, Any]:
         "host_id": installation.hosts[0].pk,
         "cluster_id": installation.clusters[0].pk,
         "offering_id": installation.offering.pk,
+        "template_id": installation.template.pk,
+        "group_id": installation.group.pk,
+        "decision_id": installation.decision.pk,
         "process_id": installation.process.pk,
         "operation_id": installation.operation.pk,
         "vm_id": vm.pk,

@@ -16,7 +16,7 @@ from cloudops.accounts.rights import Right
 from cloudops.core import listing, pages
 from cloudops.core.requests import actor_of
 from cloudops.inventory import offerings as verbs
-from cloudops.inventory.forms import OfferingForm
+from cloudops.inventory.forms import OfferingForm, kept_values
 from cloudops.inventory.models import Offering
 
 _ORDERS = {
@@ -38,7 +38,7 @@ _COLUMNS = [
 
 def _counted() -> QuerySet[Offering]:
     counts = {"vm_count": Count("vms", distinct=True), "project_count": Count("vms__project", distinct=True)}
-    return Offering.objects.annotate(**counts).prefetch_related("host_tags")
+    return Offering.objects.annotate(**counts).prefetch_related("host_tags", "soft_host_tags")
 
 
 def _found(wanted: dict[str, str]) -> QuerySet[Offering]:
@@ -91,8 +91,7 @@ def offering(request: HttpRequest, offering_id: UUID) -> HttpResponse:
 def edit(request: HttpRequest, offering_id: UUID) -> HttpResponse:
     """Changes an offering; VMs that have it keep their size."""
     offering = get_object_or_404(_counted(), pk=offering_id)
-    kept = {name: getattr(offering, name) for name in OfferingForm.base_fields if name != "host_tags"}
-    kept["host_tags"] = [tag.name for tag in offering.host_tags.all()]
+    kept = kept_values(offering, OfferingForm, verbs.TAG_FIELDS)
     form = OfferingForm(request.POST or None, initial=kept)
     if request.method == "POST" and form.is_valid():
         changed = pages.attempt(
