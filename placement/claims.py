@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -48,11 +49,14 @@ def take(
         created_at=now,
     )
     try:
-        with transaction.atomic():
+        with once(claim), transaction.atomic():
             if insert(claim, ignore_hold=ignore_hold, ignore_schedulable=ignore_schedulable):
                 return claim
-    except IntegrityError:
-        return _existing(claim)
+    except AlreadyClaimed:
+        found = Claim.objects.filter(vm=vm, kind=kind, host=host_id, operation=operation).first()
+        if found is None:
+            raise
+        return found
     raise gone(claim)
 
 
@@ -108,13 +112,17 @@ def _parameters(claim: Claim) -> dict[str, Any]:
     }
 
 
-def _existing(claim: Claim) -> Claim:
-    """The claim that was there already: fine on the same host, for the same owner."""
-    found = Claim.objects.filter(vm=claim.vm_id, kind=claim.kind).first()
-    if found is not None and (found.host_id, found.operation_id) == (claim.host_id, claim.operation_id):
-        return found
-    name = found.host.host.name if found is not None else "another host"
-    raise AlreadyClaimed(f"{claim.vm.name} has its room on {name}.", vm=str(claim.vm_id), host=name)
+@contextmanager
+def once(claim: Claim) -> Iterator[None]:
+    """Around :func:`insert` and its transaction. Raises :class:`AlreadyClaimed` for a VM's second claim of a kind."""
+    try:
+        yield
+    except IntegrityError as error:
+        found = Claim.objects.filter(vm=claim.vm_id, kind=claim.kind).select_related("host__host").first()
+        if found is None:
+            raise
+        name = found.host.host.name
+        raise AlreadyClaimed(f"{claim.vm.name} has its room on {name}.", vm=str(claim.vm_id), host=name) from error
 
 
 def gone(claim: Claim) -> CapacityGone:

@@ -86,7 +86,7 @@ def place(
 
     Another scheduler may take the room in between: then it decides again, a few times. Raises :class:`NoHostFits`, with
     the decision that says why; inside a transaction use :func:`recording` around it, or the refused decision is undone
-    with the rest.
+    with the rest. Raises :class:`AlreadyClaimed` for a VM that has a claim of this kind.
     """
     owner = mirror.current()
     fresh = False
@@ -110,7 +110,7 @@ def place(
             memory_mib=spec.memory_mib,
             created_at=now,
         )
-        with transaction.atomic():
+        with claims.once(claim), transaction.atomic():
             if claims.insert(claim, ignore_hold=ignore_hold, ignore_schedulable=ignore_schedulable):
                 _store(decision, kept)
                 return Placed(decision, claim)

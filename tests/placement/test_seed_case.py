@@ -26,10 +26,10 @@ class Seed:
 
 @pytest.fixture
 def seed() -> Seed:
-    """Cluster W (generic, windows) comes before cluster L (generic, linux) in capacity order; the VM is generic, linux."""
-    w, l = add_cluster("W", 0), add_cluster("L", 1)
-    windows = [add_host(f"w{n}", w, tags=["generic", "windows"], memory_mib=65_536) for n in range(2)]
-    linux = [add_host(f"l{n}", l, tags=["generic", "linux"]) for n in range(2)]
+    """Cluster W (generic, windows) comes before cluster L (generic, linux) in capacity order; the VM asks for both."""
+    first, second = add_cluster("W", 0), add_cluster("L", 1)
+    windows = [add_host(f"w{n}", first, tags=["generic", "windows"], memory_mib=65_536) for n in range(2)]
+    linux = [add_host(f"l{n}", second, tags=["generic", "linux"]) for n in range(2)]
     offering, template = add_offering("generic", tags=["generic"]), add_template("debian", ["linux"])
     vm = add_vm("seed", windows[0], offering=offering, template=template)
     return Seed(vm, windows, linux)
