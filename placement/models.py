@@ -396,6 +396,14 @@ class MaintenanceMove(models.Model):
     maintenance = models.ForeignKey(Maintenance, on_delete=models.CASCADE, related_name="moves")
     vm = models.ForeignKey(Vm, on_delete=models.CASCADE, related_name="maintenance_moves")
     source = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="+", help_text="Where it was, its home.")
+    leaves = models.ForeignKey(
+        Host,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="The host it leaves to make room or to go home. Empty: whichever of the job's hosts it is on.",
+    )
     target = models.ForeignKey(
         Host, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", help_text="Where the plan sends it."
     )

@@ -19,7 +19,7 @@ RELAXATIONS: Final = (Choice.ACROSS, Choice.DROP_SOFT_TAGS, Choice.COPY_STORAGE,
 
 @dataclass(frozen=True, slots=True)
 class VmChoice:
-    """What was chosen for one VM. ``main`` is none, host, skip or stop; ``relaxed`` are what may be given up besides."""
+    """What was chosen for one VM. ``main`` is none, host, skip or stop; ``relaxed`` are what may be given up, too."""
 
     main: str = Choice.NONE
     host_id: UUID | None = None

@@ -1,0 +1,108 @@
+"""Goes on with a job from its rows alone: any worker, at any time, as often as it likes.
+
+A look settles what became of the VMs, the planner is asked outside of any lock, and what is due is begun. A worker that
+dies in between leaves rows that the next one goes on from; two at once do everything once, as each step holds the
+job's row or compares before it sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from django.db import transaction
+from django.db.models import Q
+
+from cloudops.core import runtime
+from cloudops.core.queue import enqueue
+from placement.maintenance import jobs, planning
+from placement.maintenance.concluding import conclude
+from placement.maintenance.launching import launch
+from placement.maintenance.looking import Look
+from placement.maintenance.settling import settle
+from placement.maintenance.solving import solve
+from placement.models import Maintenance
+
+log = structlog.get_logger(__name__)
+Clock = Callable[[], datetime]
+MOST_ROUNDS: Final = 20
+"""Enough for many turns that need nothing; the rest is done at the next look."""
+HANDED_OUT_SECONDS: Final = 5.0
+EXACT_SECONDS: Final = 1.0
+
+
+def advance(maintenance_id: UUID, *, clock: Clock) -> bool:
+    """One look at one job, and everything that is due. False when another worker has it in hand, or it is gone."""
+    for _ in range(MOST_ROUNDS):
+        done = _round(maintenance_id, clock)
+        if done is not False:
+            return done is not None
+    return True
+
+
+def _round(maintenance_id: UUID, clock: Clock) -> bool | None:
+    """None: another worker has it. False: there is more to do at once."""
+    with transaction.atomic():
+        job = _take(maintenance_id)
+        if job is None:
+            return None
+        now = clock()
+        seen = settle(job, by=jobs.acting_for(job), now=now)
+        needs = job.status not in jobs.OVER and planning.needs_plan(seen, now=now)
+        if not needs:
+            return _act(seen, clock())
+        asked = planning.asked(seen, now=now)
+    capacity = planning.fingerprint()
+    solution = solve(asked, settings=runtime.current(), now=clock(), exact_seconds=EXACT_SECONDS)
+    with transaction.atomic():
+        job = _take(maintenance_id)
+        if job is None:
+            return None
+        by, now = jobs.acting_for(job), clock()
+        seen = settle(job, by=by, now=now)
+        if job.status not in jobs.OVER:
+            planning.apply(seen, solution, capacity=capacity, by=by, now=now)
+        return _act(seen, now)
+
+
+def _take(maintenance_id: UUID) -> Maintenance | None:
+    rows = Maintenance.objects.select_for_update(of=("self",), skip_locked=True)
+    return rows.filter(pk=maintenance_id).first()
+
+
+def _act(seen: Look, now: datetime) -> bool:
+    """Begins what is due and adds up; True when nothing is left to do at once."""
+    job, stale = seen.job, False
+    by = jobs.acting_for(job)
+    if job.status not in jobs.OVER:
+        stale = launch(seen, by=by, now=now)
+        if stale:
+            Maintenance.objects.filter(pk=job.pk).update(planned_at=None)
+    more = conclude(seen, by=by, now=now)
+    jobs.tell(job, [row.host_id for row in seen.hosts])
+    return not more and not stale
+
+
+def advance_due(*, now: datetime) -> list[UUID]:
+    """The jobs that are to be looked at now, each told to one caller only; for the tick."""
+    found = []
+    due = Maintenance.objects.filter(wake_at__lte=now).order_by("wake_at")
+    for pk, wake_at in due.values_list("pk", "wake_at"):
+        later = now + timedelta(seconds=HANDED_OUT_SECONDS)
+        if Maintenance.objects.filter(pk=pk, wake_at=wake_at).update(wake_at=later):
+            found.append(pk)
+    return found
+
+
+def on_migration_ended(*, maintenance_id: UUID | None, now: datetime, **_: Any) -> None:
+    """A place is free now, or a VM needs another one: its job goes on at once, and so do others that wait for room."""
+    live = Maintenance.objects.exclude(status__in=jobs.OVER)
+    mine = Q(pk=maintenance_id) if maintenance_id is not None else Q(pk__in=[])
+    wanted = list(live.filter(mine | Q(status__in=["draining", "blocked", "planning"])).values_list("pk", flat=True))
+    Maintenance.objects.filter(pk__in=wanted).update(wake_at=now)
+    first = [pk for pk in wanted if pk == maintenance_id]
+    for pk in first:
+        enqueue(jobs.TASK, str(pk))
