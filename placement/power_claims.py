@@ -18,7 +18,7 @@ from cloudops.accounts.models import User
 from cloudops.core.actors import Actor
 from cloudops.core.errors import Conflict
 from cloudops.core.models import Operation
-from cloudops.hypervisors.port import PowerState
+from cloudops.hypervisors.port import PowerAction, PowerState
 from cloudops.inventory.models import Connection, Vm
 from placement import capacity, claims
 from placement.errors import CapacityGone
@@ -74,7 +74,7 @@ def _follow(vm_ids: Sequence[UUID], gone: bool, now: datetime) -> int:
         locked = Vm.objects.select_for_update(of=("self",), no_key=True).filter(pk__in=vm_ids).order_by("pk")
         rows = [vm for vm in locked.annotate(moving=Exists(_moving())) if not vm.moving]
         own = {one.vm_id: one for one in Claim.objects.filter(vm__in=rows, kind=ClaimKind.VM)}
-        busy = _busy(rows)
+        starting = _starting(rows)
         stale, adopt = [], []
         for vm in rows:
             claim = own.get(vm.pk)
@@ -84,7 +84,9 @@ def _follow(vm_ids: Sequence[UUID], gone: bool, now: datetime) -> int:
                 elif _differs(claim, vm):
                     stale.append(claim.pk)
                     adopt.append(vm)
-            elif claim is not None and vm.pk not in busy and (vm.power_state in DOWN or (gone and vm.missing_since)):
+            elif (
+                claim is not None and vm.pk not in starting and (vm.power_state in DOWN or (gone and vm.missing_since))
+            ):
                 stale.append(claim.pk)
         if stale:
             claims.give_back(Claim.objects.filter(pk__in=stale))
@@ -96,10 +98,11 @@ def _differs(claim: Claim, vm: Vm) -> bool:
     return (claim.host_id, claim.vcpus, claim.memory_mib) != (vm.host_id, vm.vcpus, vm.memory_mib)
 
 
-def _busy(rows: Sequence[Vm]) -> set[UUID]:
-    """VMs with an operation at work: one that starts holds its claim before it runs."""
+def _starting(rows: Sequence[Vm]) -> set[UUID]:
+    """VMs that an operation is starting: they hold their claim before they run."""
     live = Operation.objects.filter(status__in=[Operation.Status.PENDING, Operation.Status.RUNNING])
-    mine = live.filter(subject_type=Vm._meta.label_lower, subject_id__in=[str(vm.pk) for vm in rows])
+    mine = live.filter(kind="vm.power", params__action=PowerAction.START)
+    mine = mine.filter(subject_type=Vm._meta.label_lower, subject_id__in=[str(vm.pk) for vm in rows])
     return {UUID(pk) for pk in mine.order_by().values_list("subject_id", flat=True)}
 
 
