@@ -14,9 +14,10 @@ from uuid import UUID
 from cloudops.accounts.models import Membership, Role
 from cloudops.core import live
 from cloudops.core.actors import Actor, system
+from cloudops.inventory.models import Host
 from consoles import limits, sessions
 from consoles.models import ConsoleSession, ForeignConnection
-from consoles.reasons import ClosedReason
+from consoles.reasons import ClosedReason, moving_words
 
 
 class Move(Protocol):
@@ -83,10 +84,13 @@ def note_vms_moved(*, moves: Iterable[Move], now: datetime) -> int:
     ForeignConnection.objects.filter(vm_id__in=target).exclude(host_id__in=set(target.values())).delete()
     open_now = ConsoleSession.objects.attached(now).filter(vm_id__in=target).select_related("vm")
     moved = [session for session in open_now if session.host_id != target[session.vm_id]]
-    return sum(
-        sessions.detach(session=session, reason=ClosedReason.VM_MOVED, by=system("inventory"), now=now)
-        for session in moved
-    )
+    names = dict(Host.objects.filter(pk__in=set(target.values())).values_list("pk", "name")) if moved else {}
+    by, count = system("inventory"), 0
+    for session in moved:
+        host = names.get(target[session.vm_id])
+        text = moving_words(session.vm.name, host) if host else ""
+        count += sessions.detach(session=session, reason=ClosedReason.VM_MOVED, by=by, now=now, text=text)
+    return count
 
 
 def note_hosts_lost(*, host_ids: Sequence[UUID], now: datetime) -> int:

@@ -134,7 +134,10 @@ async def _carry(socket: Socket, lease: LeaseKeeper, scope: Any, receive: Any, s
             await lease.threads.run(visit, timeout_seconds=NOTE_SECONDS)
     except (UpstreamError, HypervisorError, Unavailable) as error:
         log.warning("console_display_failed", session=str(socket.session_id), vm=vm.name, error=str(error))
-        socket.close(reason_of(error))
+        if words := await losses.elsewhere(attached):
+            socket.close(ClosedReason.VM_MOVED, words)
+        else:
+            socket.close(reason_of(error))
     except TransitionConflict:  # ended or taken over meanwhile; the message about it is on its way
         socket.close(ClosedReason.DISCONNECTED)
     except DATABASE_TROUBLE:
@@ -146,7 +149,8 @@ async def _carry(socket: Socket, lease: LeaseKeeper, scope: Any, receive: Any, s
     if upstream is not None:
         await serve_console(scope, receive, send, console=socket.console, upstream=upstream)
     elif (outcome := socket.console.outcome) is not None:
-        await refuse(scope, receive, send, outcome.reason.ws_code, outcome.reason.text)
+        text = outcome.detail if outcome.reason is ClosedReason.VM_MOVED else outcome.reason.text
+        await refuse(scope, receive, send, outcome.reason.ws_code, text)
 
 
 def reason_of(error: Exception) -> ClosedReason:

@@ -263,7 +263,7 @@ class LeaseKeeper:
                 return
             match message["type"]:
                 case "relay.close" if message["attachment"] == socket.attachment:
-                    socket.close(ClosedReason(message["reason"]))
+                    socket.close(ClosedReason(message["reason"]), message.get("text", ""))
                 case "relay.control":
                     socket.send_control(message["message"])
                 case "relay.check":

@@ -74,6 +74,11 @@ _TABLE: dict[ClosedReason, _Reason] = {
 }
 
 
+def moving_words(vm: str, host: str) -> str:
+    """VM_MOVED, more exactly; fits into a close frame (RFC 6455, 5.5.1: 123 bytes) with names of usual length."""
+    return f"{vm} is moving to {host}."
+
+
 class Refused(enum.StrEnum):
     """Why a socket is turned away before it belongs to a session. No session changes by it."""
 

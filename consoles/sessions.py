@@ -154,7 +154,7 @@ def finish(
 
     False when that socket is not the session's any more (closed, or taken over), and nothing is changed.
     """
-    fields = {
+    fields: dict[str, Any] = {
         "bytes_to_browser": traffic.bytes_to_browser,
         "bytes_from_browser": traffic.bytes_from_browser,
         **({"last_input_at": traffic.last_input_at} if traffic.last_input_at else {}),
@@ -170,13 +170,14 @@ def finish(
     return True
 
 
-def detach(*, session: ConsoleSession, reason: ClosedReason, by: Actor, now: datetime) -> bool:
-    """Gives the slot of an open console back, but lets its page come back. False when it was not open."""
+def detach(*, session: ConsoleSession, reason: ClosedReason, by: Actor, now: datetime, text: str = "") -> bool:
+    """Gives the slot of an open console back, but lets its page come back; ``text`` tells the page more than the
+    reason's own words. False when it was not open."""
     with transaction.atomic():
         fresh = _locked(session.pk)
         if fresh is None or fresh.status not in ATTACHED:
             return False
-        _detach(fresh, reason, by, now)
+        _detach(fresh, reason, by, now, text=text)
     return True
 
 
@@ -196,13 +197,15 @@ def _close(session: ConsoleSession, reason: ClosedReason, by: Actor, now: dateti
     live.publish(*topics(session))
 
 
-def _detach(session: ConsoleSession, reason: ClosedReason, by: Actor, now: datetime, **fields: Any) -> None:
+def _detach(
+    session: ConsoleSession, reason: ClosedReason, by: Actor, now: datetime, *, text: str = "", **fields: Any
+) -> None:
     holder = session.process_id
     until = now + timedelta(seconds=runtime.current().console_resume_seconds)
     fields |= {"detached_reason": reason.value, "resume_until": until}
     transition(session, to=Status.DETACHED, by=by, now=now, reason=reason.value, kind="console.detached", **fields)
     if holder is not None:
-        tell_relay(holder, session, session.attachment, reason)
+        tell_relay(holder, session, session.attachment, reason, text)
     live.publish(*topics(session))
 
 
@@ -279,10 +282,12 @@ def relay_group(process_id: uuid.UUID) -> str:
     return f"relay.{process_id}"
 
 
-def tell_relay(process_id: uuid.UUID, session: ConsoleSession, attachment: int, reason: ClosedReason) -> None:
+def tell_relay(
+    process_id: uuid.UUID, session: ConsoleSession, attachment: int, reason: ClosedReason, text: str = ""
+) -> None:
     """Asks the process that has a console's socket to close it; a hint, sent after commit."""
     message = {"type": "relay.close", "session": str(session.pk), "attachment": attachment, "reason": reason.value}
-    live.send(relay_group(process_id), message)
+    live.send(relay_group(process_id), message | ({"text": text} if text else {}))
 
 
 def topics(session: ConsoleSession) -> list[str]:

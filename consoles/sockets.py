@@ -36,7 +36,7 @@ class Socket(ConsoleHooks):
         attached: Attached,
         keeper: Keeper,
         *,
-        why_lost: Callable[[Attached], Awaitable[ClosedReason]],
+        why_lost: Callable[[Attached], Awaitable[tuple[ClosedReason, str]]],
         now: datetime,
     ):
         session = attached.session
@@ -91,13 +91,14 @@ class Socket(ConsoleHooks):
     def ended(self, console: RelayedConsole, outcome: Outcome) -> None:
         self._keeper.let_go(self, outcome.reason)
 
-    async def upstream_lost(self, console: RelayedConsole) -> ClosedReason:
+    async def upstream_lost(self, console: RelayedConsole) -> tuple[ClosedReason, str]:
         return await self._why_lost(self.attached)
 
     # For the lease keeper
 
-    def close(self, reason: ClosedReason) -> None:
-        self.console.close(reason)
+    def close(self, reason: ClosedReason, text: str = "") -> None:
+        """``text``: words for the page, if there are better ones than the reason's own."""
+        self.console.close(reason, text)
 
     def send_control(self, message: dict[str, Any]) -> None:
         self.console.send_control(message)

@@ -10,15 +10,18 @@ class PlacementConfig(AppConfig):
 
         from cloudops.core.models import RuntimeSettings
         from cloudops.inventory import signals as inventory
-        from placement import capacity, power_claims, removals, signals
+        from placement import capacity, moving, power_claims, removals, signals
+        from placement.maintenance import advancing
 
         inventory.vm_starting.connect(power_claims.on_vm_starting)
         inventory.vm_start_failed.connect(power_claims.on_vms_changed)
         inventory.vms_changed.connect(power_claims.on_vms_changed)
+        inventory.vms_moving.connect(moving.on_vms_moving)
         inventory.vm_stopped.connect(power_claims.on_vm_stopped)
         inventory.hosts_changed.connect(power_claims.on_hosts_changed)
         inventory.vm_use.connect(removals.on_vm_use)
         inventory.host_use.connect(removals.on_host_use)
         inventory.host_removing.connect(removals.on_host_removing)
         signals.migration_ended.connect(power_claims.on_migration_ended)
+        signals.migration_ended.connect(advancing.on_migration_ended)
         post_save.connect(capacity.on_settings_saved, sender=RuntimeSettings)

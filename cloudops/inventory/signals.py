@@ -27,6 +27,9 @@ vm_stopped = Signal()
 vm_moved = Signal()
 """``moves``: a list of :class:`VmMove`."""
 
+vms_moving = Signal()
+"""``vm_ids``: asks which of them are on their way to another host; receivers return ``{vm_id: the host's name}``."""
+
 vms_changed = Signal()
 """``vm_ids``: new, or their power state, size or host is another now; sent besides the signals that say more."""
 

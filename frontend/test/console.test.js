@@ -3,6 +3,7 @@ import test from "node:test";
 import { asProblem } from "../src/api.js";
 import { parseControl, subprotocols } from "../src/console/control.js";
 import { COMBINATIONS, fieldChange, strokes, XK } from "../src/console/keysyms.js";
+import { movingTitle } from "../src/console/page.js";
 import { explain, failedStep, mayRetry } from "../src/console/reasons.js";
 import { typeText } from "../src/console/typing.js";
 
@@ -54,6 +55,11 @@ test("control messages are taken only when they are whole", () => {
 
 test("secrets travel in the subprotocols beside binary", () => {
   assert.deepEqual(subprotocols("resume", "x"), ["binary", "cloudops.resume.x", "cloudops.control.v1"]);
+});
+
+test("a move says which VM goes where", () => {
+  assert.equal(movingTitle("web-7", "web-7 is moving to kvm-02."), "web-7 is moving to kvm-02 …");
+  assert.equal(movingTitle("web-7", TABLE[4431].text), "web-7 is moving to another host …");
 });
 
 test("close codes become the server's words, its own sentence first", () => {

@@ -45,7 +45,7 @@ class FakeSocket:
     typed: Traffic | None = None
     checked: int = 0
 
-    def close(self, reason: ClosedReason) -> None:
+    def close(self, reason: ClosedReason, text: str = "") -> None:
         self.closed.append(reason)
 
     def send_control(self, message: Any) -> None:

@@ -72,7 +72,7 @@ class Hooks(ConsoleHooks):
         if self.lost_reason is None:
             await asyncio.Event().wait()
         assert self.lost_reason is not None
-        return self.lost_reason
+        return self.lost_reason, ""
 
     def control(self, console: RelayedConsole, message: dict[str, Any]) -> None:
         self.messages.append(message)

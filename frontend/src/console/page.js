@@ -149,7 +149,7 @@ export class Page {
     const moving = entry.reason === "vm_moved";
     this.#set("resuming", moving ? "moving" : "reconnecting", "busy");
     this.#only("resuming");
-    this.#parts["resume-title"].textContent = moving ? `${this.#facts.vm} is moving to another host` : entry.text;
+    this.#parts["resume-title"].textContent = moving ? movingTitle(this.#facts.vm, entry.text) : entry.text;
     this.resumeTry(1, deadline);
     this.says(`${entry.text} Reconnecting by itself.`);
   }
@@ -237,6 +237,12 @@ export class Page {
     if (!part.hidden) part.textContent = `idle in ${clock(left)}`;
     part.dataset.level = left < 60 ? "high" : "";
   }
+}
+
+/** "web-7 is moving to kvm-02 …" of the server's sentence; its general one names the VM by no name. */
+export function movingTitle(vm, text) {
+  const words = text.startsWith("The VM ") ? `${vm} ${text.slice("The VM ".length)}` : text;
+  return `${words.replace(/\.$/, "")} …`;
 }
 
 /** How a console ends that the person ends: the server's own words. */

@@ -171,7 +171,7 @@ export class Session {
     this.#deadline = Date.now() + RESUME_SECONDS * 1000;
     this.#attempt = 0;
     this.#shows.resuming({ entry, canvas, deadline: this.#deadline });
-    this.#again();
+    this.#again(null, { atOnce: entry.reason === "vm_moved" }); // it is there already, and its host serves few at a time
   }
 
   #retry(entry) {
@@ -182,14 +182,14 @@ export class Session {
     else this.#again(entry);
   }
 
-  #again(entry = null) {
-    const wait = backoff(this.#attempt++, { first: 300, most: 5000 });
+  #again(entry = null, { atOnce = false } = {}) {
+    const wait = atOnce ? 0 : backoff(this.#attempt++, { first: 300, most: 5000 });
     if (Date.now() + wait >= this.#deadline) {
       this.#deadline = 0;
       this.#end({ reason: "not_resumed", text: `The console could not be brought back within ${RESUME_SECONDS} seconds.`, remedy: entry?.text || "" });
       return;
     }
-    this.#shows.resumeTry(this.#attempt, this.#deadline);
+    this.#shows.resumeTry(this.#attempt || 1, this.#deadline);
     this.#later(() => this.#connect("resume", this.#resume.secret), wait);
   }
 
