@@ -30,8 +30,10 @@ FIRST_BYTES: Final = 64 * 1024
 SLOW_SECONDS: Final = 0.02
 # Each holds two descriptors; further consoles that flood at the same time are copied.
 MAX_PUMPS: Final = 64
-# The same while somebody types in another console.
-SHARED_SPLICE_BYTES: Final = 64 * 1024
+# While somebody types in another console: that much, then a rest, which comes to about a gigabit line's worth. A
+# process that never sleeps waits for the processor behind others that never sleep, and the typist with it.
+SHARED_SPLICE_BYTES: Final = 128 * 1024
+REST_SECONDS: Final = 0.001
 # Below this a copy is as cheap as four system calls.
 FEW_BYTES: Final = 32 * 1024
 FEW_TURNS: Final = 8
@@ -146,6 +148,7 @@ class SplicePump:
         "_loop",
         "_moved",
         "_pipe",
+        "_rest",
         "_source",
         "_state",
         "_stuck_at",
@@ -165,6 +168,7 @@ class SplicePump:
         self._limit = FIRST_BYTES
         self._moved = True
         self._stuck_at = 0.0
+        self._rest: asyncio.TimerHandle | None = None
         self._pipe: Pipe | None = None
         self._state.pumps.add(self)
         self._loop.add_reader(source.fileno(), self._fill)
@@ -180,9 +184,8 @@ class SplicePump:
         if pipe is None:
             self.leave()
             return
-        limit = self._limit
-        if limit > SHARED_SPLICE_BYTES and self._state.others_type(self._flow.console):
-            limit = SHARED_SPLICE_BYTES
+        shared = self._state.others_type(self._flow.console)
+        limit = min(self._limit, SHARED_SPLICE_BYTES) if shared else self._limit
         try:
             size = os.splice(self._source.fileno(), pipe.write_fd, limit, flags=_FLAGS)
         except BlockingIOError:
@@ -205,9 +208,16 @@ class SplicePump:
             return
         self._give_back()
         self._limit = min(2 * self._limit, SPLICE_BYTES)
+        if shared:
+            self._loop.remove_reader(self._source.fileno())
+            self._rest = self._loop.call_later(REST_SECONDS, self._rested)
         self._few = self._few + 1 if size < FEW_BYTES else 0
         if self._few >= FEW_TURNS:
             self.leave()
+
+    def _rested(self) -> None:
+        self._rest = None
+        self._loop.add_reader(self._source.fileno(), self._fill)
 
     def _drain(self, pipe: Pipe) -> bool:
         """Sends what is there of the frame; whether that was all of it."""
@@ -253,6 +263,8 @@ class SplicePump:
         """Back to the copying path; a frame that is stuck is still finished."""
         if self._flow.splicing is not self:
             return
+        if self._rest is not None:
+            self._rest.cancel()
         if self._pipe is None:
             self._loop.remove_reader(self._source.fileno())
             self._close()

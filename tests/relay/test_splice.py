@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import itertools
 import os
 import socket
 from collections.abc import Iterator
@@ -207,6 +208,47 @@ async def test_keys_and_control_messages_beside_it(lab: Lab) -> None:
             got += len(frame[1])
     assert b"".join(pieces) == PICTURE
     await until(lambda: len(vnc.received) > typed)
+
+
+@on_splice_path
+async def test_a_flood_rests_while_somebody_else_types(lab: Lab) -> None:
+    browser, vnc = await lab.open()
+    quiet, echo = await lab.open()
+    lab.consoles.reverse()  # lab.console is the one that floods
+    pump = await flooding(lab, browser, vnc)
+    turns: list[int] = []
+    original = splice.SplicePump._rested
+
+    def watched(self: splice.SplicePump) -> None:
+        turns.append(lab.console.bytes_down)
+        original(self)
+
+    with mock.patch.object(splice.SplicePump, "_rested", watched):
+        quiet.send(KEY_A)
+        await until(lambda: len(echo.received) == 1 + len(KEY_A))
+        vnc.writer.write(PICTURE)
+        assert await browser.data(len(PICTURE)) == PICTURE
+    assert pump is flow_of(lab).splicing
+    assert len(turns) > 4
+    assert max(after - before for before, after in itertools.pairwise(turns)) <= splice.SHARED_SPLICE_BYTES
+
+
+@on_splice_path
+async def test_closed_while_it_rests(lab: Lab) -> None:
+    browser, vnc = await lab.open()
+    quiet, _ = await lab.open()
+    lab.consoles.reverse()
+    pump = await flooding(lab, browser, vnc)
+    quiet.send(KEY_A)
+    await until(lambda: bool(loop_state().typing))
+    with mock.patch.object(splice, "REST_SECONDS", 0.5):
+        vnc.writer.write(bytes(1 << 18))
+        await until(lambda: pump._rest is not None)
+        lab.console.close(ClosedReason.IDLE)
+    assert (await browser.closed())[0] == ClosedReason.IDLE.ws_code
+    assert pump._rest is not None
+    assert pump._rest.cancelled()
+    assert not loop_state().pumps
 
 
 @over_tls
