@@ -15,7 +15,9 @@ from cloudops.lab.domain import GuestSpec
 from cloudops.lab.libvirtd import LibvirtHost, Listen
 from cloudops.lab.process import free_port
 from tests.hypervisors.certificates import Authority
-from tests.lab.fixtures import start_host
+from tests.lab.fixtures import lab_of_two, start_host
+
+__all__ = ["lab_of_two"]
 
 # What `nc -U PATH` does, for machines without it.
 _NETCAT = """#!{python}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import libvirt
 
+from cloudops.hypervisors.libvirt.reach import DiskSource, Reach, read_disks, read_networks
 from cloudops.hypervisors.port import PowerState, ScalingFacts, VmFacts
 
 # libvirt scales with binary units, and counts KiB where none is named.
@@ -47,6 +49,9 @@ class DomainDefinition:
     scaling: ScalingFacts
     guest_os: str
     vnc: VncDisplay | None
+    disks: Sequence[DiskSource] = ()
+    networks: tuple[str, ...] = ()
+    cpu_model: str = ""
 
 
 def read_domain(xml: str) -> DomainDefinition:
@@ -68,6 +73,9 @@ def read_domain(xml: str) -> DomainDefinition:
         ),
         guest_os=_guest_os(domain),
         vnc=_vnc(domain),
+        disks=read_disks(domain),
+        networks=read_networks(domain),
+        cpu_model=_cpu_model(domain),
     )
 
 
@@ -78,7 +86,7 @@ def power_state(state: int, reason: int) -> PowerState:
     return _POWER_STATES.get(state, PowerState.UNKNOWN)
 
 
-def vm_facts(domain: libvirt.virDomain, host_ref: str, state: int, reason: int) -> VmFacts:
+def vm_facts(domain: libvirt.virDomain, host_ref: str, reach: Reach, state: int, reason: int) -> VmFacts:
     """One VM's facts; asks libvirt for its XML."""
     definition = read_domain(domain.XMLDesc(0))
     return VmFacts(
@@ -91,6 +99,9 @@ def vm_facts(domain: libvirt.virDomain, host_ref: str, state: int, reason: int) 
         scaling=definition.scaling,
         guest_os=definition.guest_os,
         has_console=definition.vnc is not None,
+        disks=tuple(reach.disk(source) for source in definition.disks),
+        networks=definition.networks,
+        cpu_model=definition.cpu_model,
     )
 
 
@@ -105,6 +116,17 @@ def _vnc(domain: ET.Element) -> VncDisplay | None:
         port = int(graphics.get("port", "-1"))
         return VncDisplay(index, address, max(port, 0), graphics.get("passwd", ""))
     return None
+
+
+def _cpu_model(domain: ET.Element) -> str:
+    """The model that the guest sees; ``host-passthrough`` when that is the very CPU of its host. Empty: whatever the
+    hypervisor gives, also for ``host-model`` of a VM that is off (while it runs, libvirt names what that came to)."""
+    cpu = domain.find("cpu")
+    if cpu is None:
+        return ""
+    if cpu.get("mode") in ("host-passthrough", "maximum"):
+        return cpu.get("mode", "")
+    return _text(cpu.find("model"))
 
 
 def _guest_os(domain: ET.Element) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -15,10 +14,14 @@ import libvirt_qemu
 
 from cloudops.hypervisors.hub import EventHub
 from cloudops.hypervisors.libvirt.backoff import Backoff
+from cloudops.hypervisors.libvirt.compatibility import check
 from cloudops.hypervisors.libvirt.domains import VncDisplay, power_state, read_domain, vm_facts
 from cloudops.hypervisors.libvirt.hosts import HostReader
+from cloudops.hypervisors.libvirt.lookup import find_domain
+from cloudops.hypervisors.libvirt.migration import Migrations, demand_idle
 from cloudops.hypervisors.libvirt.pool import SessionPool
 from cloudops.hypervisors.libvirt.probe import probe
+from cloudops.hypervisors.libvirt.reach import ReachReader
 from cloudops.hypervisors.libvirt.session import Session
 from cloudops.hypervisors.libvirt.uri import parse_uri
 from cloudops.hypervisors.libvirt.watch import EventWatch
@@ -30,8 +33,12 @@ from cloudops.hypervisors.port import (
     EventSink,
     HostFacts,
     HypervisorError,
+    MigrationOptions,
+    MigrationStatus,
+    MigrationTarget,
     NoConsole,
     NotSupported,
+    Objection,
     PowerAction,
     PowerState,
     ProbeStep,
@@ -39,7 +46,6 @@ from cloudops.hypervisors.port import (
     Transport,
     Unreachable,
     VmFacts,
-    VmNotFound,
     VmNotRunning,
 )
 
@@ -72,6 +78,8 @@ class LibvirtHypervisor:
         self._pool = SessionPool(lambda: Session(spec, self._uri), backoff)
         self._watch = EventWatch(self._hub, self._watching_session, backoff, spec.timeout_seconds)
         self._hosts = HostReader()
+        self._reach = ReachReader()
+        self._migrations = Migrations(spec, self._call)
 
     def close(self) -> None:
         self._watch.close()
@@ -82,15 +90,17 @@ class LibvirtHypervisor:
         return probe(self.spec, self._uri)
 
     def hosts(self) -> Sequence[HostFacts]:
-        return [self._call(self._hosts.read)]
+        uri = self._uri.from_elsewhere
+        return [self._call(lambda handle: self._hosts.read(handle, self._reach.read(handle), uri))]
 
     def vms(self) -> Sequence[VmFacts]:
         def read(handle: Any) -> Sequence[VmFacts]:
             host_ref = self._hosts.ref(handle)
+            reach = self._reach.read(handle)
             found = []
             for domain, stats in handle.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0):
                 try:
-                    found.append(vm_facts(domain, host_ref, stats["state.state"], stats["state.reason"]))
+                    found.append(vm_facts(domain, host_ref, reach, stats["state.state"], stats["state.reason"]))
                 except libvirt.libvirtError as error:
                     if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # else it went away meanwhile
                         raise
@@ -100,9 +110,9 @@ class LibvirtHypervisor:
 
     def vm(self, vm_ref: str) -> VmFacts:
         def read(handle: Any) -> VmFacts:
-            domain = _domain(handle, vm_ref)
+            domain = find_domain(handle, vm_ref)
             state, reason = domain.state()
-            return vm_facts(domain, self._hosts.ref(handle), state, reason)
+            return vm_facts(domain, self._hosts.ref(handle), self._reach.read(handle), state, reason)
 
         return self._call(read)
 
@@ -125,7 +135,7 @@ class LibvirtHypervisor:
 
     def connections(self, vm_ref: str) -> Sequence[ConsoleConnection]:
         def ask(handle: Any) -> Sequence[ConsoleConnection]:
-            domain = _domain(handle, vm_ref)
+            domain = find_domain(handle, vm_ref)
             if not domain.isActive():
                 return []
             answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain, '{"execute":"query-vnc"}', 0))
@@ -161,11 +171,28 @@ class LibvirtHypervisor:
 
     def power(self, vm_ref: str, action: PowerAction) -> None:
         def act(handle: Any) -> None:
-            domain = _domain(handle, vm_ref)
+            domain = find_domain(handle, vm_ref)
+            if action is not PowerAction.STOP:
+                demand_idle(domain)
             arguments = (0,) if action in _TAKES_FLAGS else ()
             getattr(domain, _POWER[action])(*arguments)
 
         self._call(act)
+
+    def check_migration(self, vm_ref: str, target: MigrationTarget, options: MigrationOptions) -> Sequence[Objection]:
+        return check(self._call, self.spec, self._reach, vm_ref, target, options)
+
+    def migrate(self, vm_ref: str, target: MigrationTarget, options: MigrationOptions) -> None:
+        self._migrations.begin(vm_ref, target, options)
+
+    def migration(self, vm_ref: str) -> MigrationStatus:
+        return self._migrations.status(vm_ref)
+
+    def abort_migration(self, vm_ref: str) -> None:
+        self._migrations.abort(vm_ref)
+
+    def discard(self, vm_ref: str) -> None:
+        self._migrations.discard(vm_ref)
 
     def subscribe(self, sink: EventSink) -> Callable[[], None]:
         cancel = self._hub.subscribe(sink)
@@ -203,16 +230,8 @@ def read_vnc_clients(answer: dict[str, Any]) -> Sequence[ConsoleConnection]:
     ]
 
 
-def _domain(handle: Any, vm_ref: str) -> Any:
-    try:
-        reference = str(uuid.UUID(vm_ref))
-    except ValueError as error:
-        raise VmNotFound(f"{vm_ref!r} is not a libvirt UUID.") from error
-    return handle.lookupByUUIDString(reference)
-
-
 def _running(handle: Any, vm_ref: str) -> Any:
-    domain = _domain(handle, vm_ref)
+    domain = find_domain(handle, vm_ref)
     state, reason = domain.state()
     current = power_state(state, reason)
     if current not in (PowerState.RUNNING, PowerState.PAUSED):

@@ -7,8 +7,11 @@ import libvirt
 from cloudops.hypervisors.port import (
     AuthenticationFailed,
     Busy,
+    CpuIncompatible,
     HypervisorError,
     InvalidState,
+    MigrationAborted,
+    MigrationUnsafe,
     NotSupported,
     TimedOut,
     Unreachable,
@@ -32,7 +35,8 @@ TYPES: dict[int, type[HypervisorError]] = {
     libvirt.VIR_ERR_OPERATION_DENIED: AuthenticationFailed,
     libvirt.VIR_ERR_NO_DOMAIN: VmNotFound,
     libvirt.VIR_ERR_OPERATION_INVALID: InvalidState,
-    libvirt.VIR_ERR_MIGRATE_UNSAFE: InvalidState,
+    libvirt.VIR_ERR_MIGRATE_UNSAFE: MigrationUnsafe,
+    libvirt.VIR_ERR_OPERATION_ABORTED: MigrationAborted,
     libvirt.VIR_ERR_BLOCK_COPY_ACTIVE: InvalidState,
     libvirt.VIR_ERR_RESOURCE_BUSY: Busy,
     libvirt.VIR_ERR_AGENT_UNRESPONSIVE: InvalidState,
@@ -40,7 +44,7 @@ TYPES: dict[int, type[HypervisorError]] = {
     libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED: NotSupported,
     libvirt.VIR_ERR_CONFIG_UNSUPPORTED: NotSupported,
     libvirt.VIR_ERR_OPERATION_UNSUPPORTED: NotSupported,
-    libvirt.VIR_ERR_CPU_INCOMPATIBLE: NotSupported,
+    libvirt.VIR_ERR_CPU_INCOMPATIBLE: CpuIncompatible,
 }
 """Codes not named here are plain :class:`HypervisorError` with libvirt's own words."""
 

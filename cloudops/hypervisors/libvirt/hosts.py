@@ -8,6 +8,7 @@ from typing import Any
 
 import libvirt
 
+from cloudops.hypervisors.libvirt.reach import Reach
 from cloudops.hypervisors.libvirt.session import version_text
 from cloudops.hypervisors.port import HostFacts
 
@@ -24,7 +25,8 @@ class HostReader:
         """The host's UUID; its name where libvirt has found no UUID."""
         return self._identify(handle)[0]
 
-    def read(self, handle: Any) -> HostFacts:
+    def read(self, handle: Any, reach: Reach | None = None, migration_uri: str = "") -> HostFacts:
+        """``reach``: what the host reaches, where that is wanted."""
         ref, cpu_model = self._identify(handle)
         information = handle.getInfo()
         # Not getInfo's memory: that counts one NUMA node's, or what was there at boot, on some machines.
@@ -41,6 +43,9 @@ class HostReader:
             hypervisor_version=versions,
             cpu_model=cpu_model,
             cpu_percent=self._cpu_percent(handle),
+            networks=reach.networks if reach else (),
+            datastores=reach.datastores if reach else (),
+            migration_uri=migration_uri,
         )
 
     def _identify(self, handle: Any) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,17 @@ class LibvirtUri:
         """The URI without its transport, as the daemon itself knows it."""
         return f"qemu://{self.path}"
 
+    @property
+    def from_elsewhere(self) -> str:
+        """The URI as another host's libvirt may use it, without what is ours (``pkipath`` and the like); empty for
+        unix sockets and loopback addresses."""
+        if self.is_local or _is_loopback(self.host):
+            return ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = f":{self.port}" if self.port and self.port != DEFAULT_PORTS[self.transport] else ""
+        user = f"{self.user}@" if self.user else ""
+        return f"qemu+{self.transport}://{user}{host}{port}{self.path}"
+
     def socket_candidates(self) -> list[Path]:
         """Where the daemon's socket may be, likeliest first: ``socket=``, or what the monolithic and the modular
         daemon use."""
@@ -61,6 +73,13 @@ class LibvirtUri:
             runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
             return [Path(runtime, "libvirt", name) for name in SOCKET_NAMES]
         return [Path("/run/libvirt", name) for name in SOCKET_NAMES]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def parse_uri(uri: str) -> LibvirtUri:

@@ -1,0 +1,183 @@
+"""The libvirt driver moves real guests between two real hosts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from cloudops.hypervisors.libvirt import migration
+from cloudops.hypervisors.port import (
+    DestinationUnreachable,
+    EndpointSpec,
+    Kind,
+    MigrationInterrupted,
+    MigrationOptions,
+    MigrationState,
+    MigrationTarget,
+    PowerState,
+    Unreachable,
+)
+from cloudops.lab.domain import GuestSpec
+from cloudops.lab.lab import Lab
+from cloudops.lab.process import ServiceError
+from tests.hypervisors.contract import eventually, opened
+from tests.hypervisors.migration_contract import LIVE, OFFLINE, MigrationContract, Pair, ended, is_there
+from tests.lab.fixtures import guest_image
+
+pytestmark = pytest.mark.real
+SLOW = MigrationOptions(bandwidth_mib_per_second=1)
+OTHER = "5c1e0f8e-0000-4000-8000-00000000000b"
+
+
+def _spec(lab: Lab, name: str) -> EndpointSpec:
+    return EndpointSpec(key=lab.uri(name), kind=Kind.LIBVIRT, uri=lab.uri(name), timeout_seconds=10.0)
+
+
+def _target(lab: Lab, name: str) -> MigrationTarget:
+    return MigrationTarget(_spec(lab, name), lab.host(name).uuid, lab.uri(name))
+
+
+def _mover(lab: Lab) -> str:
+    """A guest that runs on the first host, with enough in its memory that moving it slowly takes a minute."""
+    try:
+        if lab.where("mover") != "kvm-01":
+            lab.reset()
+    except ServiceError:
+        lab.reset()
+    # It need not have booted: its memory is copied all the same.
+    return lab.boot(GuestSpec("mover", guest_image()), on="kvm-01")
+
+
+class TestLibvirtMigration(MigrationContract):
+    @pytest.fixture
+    def pair(self, lab_of_two: Lab) -> Pair:
+        lab = lab_of_two
+        running = _mover(lab)
+        first, second = lab.host("kvm-01"), lab.host("kvm-02")
+        stopped = first.ensure_guest(GuestSpec("still", memory_mib=32), start=False)
+        twin = first.ensure_guest(GuestSpec("twin", memory_mib=32), start=False)
+        second.ensure_guest(GuestSpec("twin", memory_mib=32, uuid=OTHER), start=False)
+        nowhere = EndpointSpec(key="nowhere", kind=Kind.LIBVIRT, uri="qemu+tcp://127.0.0.1:9/system")
+        return Pair(
+            source=_spec(lab, "kvm-01"),
+            destination=_spec(lab, "kvm-02"),
+            there=_target(lab, "kvm-02"),
+            back=_target(lab, "kvm-01"),
+            nowhere=MigrationTarget(nowhere, "", nowhere.uri),
+            running=running,
+            stopped=stopped,
+            twin=twin,
+            slow=SLOW,
+            break_destination=lambda: lab.kill_libvirtd("kvm-02"),
+            mend_destination=lambda: None,  # it comes back by itself
+        )
+
+
+_STARTS_ONE = """
+import os, sys
+from cloudops.hypervisors import registry
+from cloudops.hypervisors.port import EndpointSpec, Kind, MigrationOptions, MigrationTarget
+source, destination, ref = sys.argv[1:]
+hypervisor = registry.create(EndpointSpec(key="x", kind=Kind.LIBVIRT, uri=source))
+target = MigrationTarget(EndpointSpec(key="y", kind=Kind.LIBVIRT, uri=destination), "", destination)
+hypervisor.migrate(ref, target, MigrationOptions(bandwidth_mib_per_second=10))
+os.kill(os.getpid(), 9)
+"""
+
+
+class TestFaults:
+    """What the contract cannot say of every driver."""
+
+    def test_it_goes_on_when_the_process_that_began_it_is_killed(self, lab_of_two: Lab) -> None:
+        lab, vm = lab_of_two, _mover(lab_of_two)
+        command = [sys.executable, "-c", _STARTS_ONE, lab.uri("kvm-01"), lab.uri("kvm-02"), vm]
+        assert subprocess.run(command, check=False, timeout=30).returncode == -9
+        with opened(_spec(lab, "kvm-01")) as source, opened(_spec(lab, "kvm-02")) as destination:
+            assert source.migration(vm).state is MigrationState.RUNNING
+            eventually(lambda: not is_there(source, vm), seconds=40)
+            assert source.migration(vm).state is MigrationState.NONE
+            assert destination.vm(vm).power_state is PowerState.RUNNING
+
+    @pytest.mark.fault
+    def test_a_frozen_destination_is_refused_before_libvirt_waits_for_it(self, lab_of_two: Lab) -> None:
+        lab, vm = lab_of_two, _mover(lab_of_two)
+        spec = replace(_spec(lab, "kvm-02"), timeout_seconds=3.0)
+        with opened(_spec(lab, "kvm-01")) as source:
+            lab.freeze("kvm-02")
+            try:
+                with pytest.raises(DestinationUnreachable):
+                    source.migrate(vm, replace(_target(lab, "kvm-02"), spec=spec), LIVE)
+            finally:
+                lab.thaw("kvm-02")
+            assert source.migration(vm).state is MigrationState.NONE
+
+    @pytest.mark.fault
+    @pytest.mark.parametrize("fault", ["freeze", "unplug", "crash"])
+    def test_a_destination_that_is_lost_on_the_way(self, lab_of_two: Lab, fault: str) -> None:
+        lab, vm = lab_of_two, _mover(lab_of_two)
+        with opened(_spec(lab, "kvm-01")) as source:
+            source.migrate(vm, _target(lab, "kvm-02"), SLOW)
+            getattr(lab, fault)("kvm-02")
+            try:
+                status = ended(source, vm)
+                assert isinstance(status.error, MigrationInterrupted), status
+                assert source.vm(vm).power_state is PowerState.RUNNING
+            finally:
+                lab.reset()
+
+    @pytest.mark.fault
+    def test_a_source_whose_libvirt_dies_keeps_its_vm(self, lab_of_two: Lab) -> None:
+        lab, vm = lab_of_two, _mover(lab_of_two)
+        with opened(_spec(lab, "kvm-01")) as source:
+            source.migrate(vm, _target(lab, "kvm-02"), SLOW)
+            lab.kill_libvirtd("kvm-01")
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                try:
+                    if source.migration(vm).state is not MigrationState.RUNNING:
+                        break
+                except Unreachable:
+                    pass
+                time.sleep(0.1)
+            status = source.migration(vm)
+            assert isinstance(status.error, MigrationInterrupted), status
+            assert source.vm(vm).power_state is PowerState.RUNNING
+        lab.reset()
+
+    def test_post_copy_ends_for_sure(self, lab_of_two: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(migration, "POST_COPY_ITERATION", 1)
+        lab, vm = lab_of_two, _mover(lab_of_two)
+        with opened(_spec(lab, "kvm-01")) as source, opened(_spec(lab, "kvm-02")) as destination:
+            options = MigrationOptions(bandwidth_mib_per_second=8, post_copy=True)
+            source.migrate(vm, _target(lab, "kvm-02"), options)
+            seen = []
+            while (status := source.migration(vm)).state is MigrationState.RUNNING:
+                seen.append(status.post_copy)
+                time.sleep(0.05)
+            assert status.state is MigrationState.COMPLETED, status
+            assert True in seen
+            assert destination.vm(vm).power_state is PowerState.RUNNING
+
+
+def test_a_cpu_that_the_destination_lacks_is_said_before(lab_of_two: Lab) -> None:
+    lab = lab_of_two
+    host = lab.host("kvm-01")
+    name = host.ensure_guest(GuestSpec("picky", memory_mib=32), start=False)
+    xml = host.virsh("dumpxml", "picky").replace(">qemu64<", ">EPYC-Milan<")
+    definition = host.state_dir / "picky.xml"
+    try:
+        with opened(_spec(lab, "kvm-01")) as source:
+            assert list(source.check_migration(name, _target(lab, "kvm-02"), OFFLINE)) == []
+            definition.write_text(xml)
+            host.virsh("define", str(definition))
+            (objection,) = source.check_migration(name, _target(lab, "kvm-02"), OFFLINE)
+            assert objection.code == "cpu-incompatible"
+            assert "perfctr_core" in objection.detail
+            assert objection.remedy
+            assert source.vm(name).cpu_model == "EPYC-Milan"
+    finally:
+        host.virsh("undefine", "picky")
