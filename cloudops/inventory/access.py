@@ -21,7 +21,7 @@ class VmRightMissing(Forbidden):
 
 def visible_vms(user: AnyUser, right: VmRight = VmRight.VIEW) -> QuerySet[Vm]:
     """The VMs on which ``user`` has ``right``, with host, endpoint, cluster and project joined."""
-    vms = Vm.objects.select_related("host__endpoint", "host__cluster", "project", "offering")
+    vms = Vm.objects.select_related("host__endpoint", "host__cluster", "project", "offering", "template")
     return vms if rights.everywhere(user, right) else vms.filter(_through_membership(user, right))
 
 

@@ -65,10 +65,14 @@ class VmViewSet(Lists, ApiViewSet):
     def retrieve(self, request: Request, pk: str) -> Response:
         return self.shown(access.vm_for(request.user, pk))
 
-    @extend_schema(summary="Change a VM's offering", request=VmChange)
+    @extend_schema(summary="Change what a VM is said to be", request=VmChange)
     def partial_update(self, request: Request, pk: str) -> Response:
         vm = access.vm_for(request.user, pk)
-        vms.set_offering(vm, **self.body(VmChange), by=self.by, now=self.now)
+        changes = self.body(VmChange, partial=True)
+        if "offering" in changes:
+            vms.set_offering(vm, offering=changes.pop("offering"), by=self.by, now=self.now)
+        if changes:
+            vms.set_placement(vm, by=self.by, now=self.now, **changes)
         return self.shown(access.vm_for(request.user, pk))
 
     @extend_schema(

@@ -11,7 +11,9 @@ from cloudops.core import events, live
 from cloudops.core.actors import Actor
 from cloudops.core.errors import Conflict
 from cloudops.core.validation import assign, demand_known, demand_valid
+from cloudops.inventory import signals
 from cloudops.inventory.models import Cluster
+from cloudops.inventory.notices import after_commit
 
 FIELDS = ("name", "description", "position")
 
@@ -46,6 +48,7 @@ def change(cluster: Cluster, *, by: Actor, now: datetime, **changes: object) -> 
             row.save(update_fields=list(changed))
             events.record("cluster.changed", by=by, now=now, subject=row, data={"changed": changed})
             live.publish("hosts")
+            after_commit(signals.hosts_changed, host_ids=list(row.hosts.values_list("pk", flat=True)), now=now)
     return row
 
 

@@ -9,7 +9,7 @@ from django import forms
 
 from cloudops.accounts.models import Project
 from cloudops.hypervisors.port import Kind
-from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Vm
+from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Template, Vm
 
 
 def _help(model: type[Host] | type[Offering] | type[Cluster], name: str) -> str:
@@ -73,6 +73,13 @@ class AddressFields(forms.Form):
         initial="0.0.0.0",  # noqa: S104 - what guests' VNC servers listen on
         widget=forms.TextInput(attrs={"class": "input-mono"}),
         help_text=_help(Host, "vnc_listen_address"),
+    )
+    migration_uri = forms.CharField(
+        label="Migration URI",
+        max_length=500,
+        required=False,
+        widget=forms.TextInput(attrs={"class": "input-mono"}),
+        help_text=_help(Host, "migration_uri"),
     )
     console_limit_override = forms.IntegerField(
         label="Console limit",
@@ -168,6 +175,13 @@ class AssignForm(forms.Form):
 
     vm = forms.ModelMultipleChoiceField(queryset=Vm.objects.all())
     project = forms.ModelChoiceField(queryset=Project.objects.all(), required=False)
+
+
+class PlacementChoiceForm(forms.Form):
+    """What placement is to know of a VM."""
+
+    template = forms.ModelChoiceField(queryset=Template.objects.all(), required=False, empty_label="None")
+    pinned = forms.BooleanField(required=False)
 
 
 class OfferingChoiceForm(forms.Form):

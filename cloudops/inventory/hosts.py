@@ -22,7 +22,7 @@ from cloudops.hypervisors.port import HostFacts
 from cloudops.inventory import probing, reconcile_hosts, signals, sync
 from cloudops.inventory import tags as tag_rows
 from cloudops.inventory.models import Cluster, Endpoint, Host, Tag
-from cloudops.inventory.notices import ask
+from cloudops.inventory.notices import after_commit, ask
 from cloudops.inventory.probing import ProbeReport
 
 HOST_FIELDS = (
@@ -30,6 +30,7 @@ HOST_FIELDS = (
     "cluster",
     "management_address",
     "vnc_listen_address",
+    "migration_uri",
     "console_limit_override",
     "cpu_threads_override",
     "memory_mib_override",
@@ -106,6 +107,7 @@ def add_host(
     timeout_seconds: int = 10,
     management_address: str = "",
     vnc_listen_address: str = ANY_ADDRESS,
+    migration_uri: str = "",
     console_limit_override: int | None = None,
     tags: Sequence[str] = (),
     force: bool = False,
@@ -132,9 +134,11 @@ def add_host(
         name=reconcile_hosts.placeholder_name(endpoint),
         management_address=management_address.strip(),
         vnc_listen_address=vnc_listen_address.strip(),
+        migration_uri=migration_uri.strip(),
         console_limit_override=console_limit_override,
     )
     demand_valid(first, exclude={"endpoint", "ref"})
+    probing.demand_sound_migration_uri(endpoint.kind, first.migration_uri)
     _demand_new(endpoint, [])
     reading = _read_new(endpoint)
     if reading.error is not None and not force:
@@ -187,6 +191,7 @@ def _fill(
     Host.tags.through.objects.bulk_create(
         [Host.tags.through(host_id=row.pk, tag_id=tag.pk) for row in rows for tag in wanted]
     )
+    after_commit(signals.hosts_changed, host_ids=[row.pk for row in rows], now=now)
     return rows
 
 
@@ -203,6 +208,7 @@ def change_host(host: Host, *, by: Actor, now: datetime, **changes: Any) -> Host
         changed = assign(row, {name: value for name, value in changes.items() if name in HOST_FIELDS})
         if changed:
             demand_valid(row)
+            probing.demand_sound_migration_uri(row.endpoint.kind, row.migration_uri)
             row.save(update_fields=list(changed))
         about_endpoint = _change_endpoint(
             row.endpoint, {name: value for name, value in changes.items() if name in ENDPOINT_FIELDS}, secret
@@ -212,6 +218,7 @@ def change_host(host: Host, *, by: Actor, now: datetime, **changes: Any) -> Host
         if changed or about_endpoint:
             events.record("host.changed", by=by, now=now, subject=row, data={"changed": changed | about_endpoint})
             live.publish("hosts", f"host:{row.pk}")
+            after_commit(signals.hosts_changed, host_ids=[row.pk], now=now)
         if about_endpoint:
             transaction.on_commit(partial(enqueue, SYNC_TASK, str(row.endpoint_id)), robust=True)
     return row
@@ -266,7 +273,7 @@ def _demand_unused(ids: Sequence[uuid.UUID], *, now: datetime, force: bool) -> N
         use.update(answer)
     if use.total() and not force:
         words = ", ".join(f"{count} {name}" for name, count in sorted(use.items()) if count)
-        numbers: dict[str, Any] = dict(use)
+        numbers: dict[str, Any] = dict(+use)
         raise HostInUse(f"Still there: {words}.", **numbers)
 
 
@@ -291,6 +298,7 @@ def _set_schedulable(host: Host, schedulable: bool, *, by: Actor, now: datetime,
             kind = "host.uncordoned" if schedulable else "host.cordoned"
             events.record(kind, by=by, now=now, subject=host, reason=reason, severity="notice")
             live.publish("hosts", f"host:{host.pk}")
+            after_commit(signals.hosts_changed, host_ids=[host.pk], now=now)
     host.schedulable = schedulable
 
 
@@ -300,6 +308,7 @@ def set_tags(host: Host, names: Sequence[str], *, by: Actor, now: datetime) -> l
         if changed := _set_tags(host, names):
             events.record("host.tagged", by=by, now=now, subject=host, data={"changed": changed})
             live.publish("hosts", f"host:{host.pk}")
+            after_commit(signals.hosts_changed, host_ids=[host.pk], now=now)
         return list(host.tags.all())
 
 

@@ -37,6 +37,8 @@ class Notices:
     changed: list[UUID] = field(default_factory=list)
     lost: list[UUID] = field(default_factory=list)
     back: list[UUID] = field(default_factory=list)
+    hosts: dict[UUID, None] = field(default_factory=dict)
+    """Those of which placement is to take another look, without repeats."""
 
     def event(self, kind: str, **details: Unpack[Details]) -> None:
         """Adds a line to the audit trail."""
@@ -70,6 +72,7 @@ class Notices:
         self._signal(signals.vms_changed, "vm_ids", self.changed)
         self._signal(signals.host_lost, "host_ids", self.lost)
         self._signal(signals.host_back, "host_ids", self.back)
+        self._signal(signals.hosts_changed, "host_ids", list(self.hosts))
 
     def _signal(self, signal: Signal, name: str, items: Sequence[Any]) -> None:
         if items:

@@ -86,6 +86,18 @@ def demand_sound_uri(kind: str, uri: str) -> None:
         raise Invalid(f"The URI is not right: {message}", fields=fields)
 
 
+def demand_sound_migration_uri(kind: str, uri: str) -> None:
+    """Raises :class:`Invalid` unless ``uri`` is empty, or one at which other hosts of this kind can reach a host."""
+    if not uri:
+        return
+    message = _objection(Kind(kind), uri)
+    if not message and kind == Kind.LIBVIRT and not urlsplit(uri).hostname:
+        message = "Other hosts cannot reach a unix socket: it must name the host."
+    if message:
+        fields = {"migration_uri": [f"{message} Example: {_EXAMPLES[Kind(kind)]}"]}
+        raise Invalid(f"The migration URI is not right: {message}", fields=fields)
+
+
 def _objection(kind: Kind, uri: str) -> str:
     if len(uri) > 500 or not uri.isprintable() or " " in uri:
         return "It has characters that a URI cannot have, or more than 500."

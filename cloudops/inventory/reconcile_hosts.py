@@ -19,7 +19,7 @@ NOT_REPORTED: Final = (
     "If the host was taken away for good, remove it here; else look at the management service.",
 )
 _OBSERVED = ("connection", "connection_changed_at", "error_code", "error_detail", "error_remedy")
-_FACTS = ("cpu_threads", "cpu_mhz", "cpu_model", "memory_mib", "hypervisor_version")
+_FACTS = ("cpu_threads", "cpu_mhz", "cpu_model", "memory_mib", "hypervisor_version", "networks", "datastores")
 _GAUGES = ("cpu_percent", "memory_free_mib")
 
 
@@ -40,6 +40,7 @@ def reconcile(endpoint: Endpoint, facts: Sequence[HostFacts], notices: Notices) 
             _apply(row, fact, notices)
     for row in fresh:
         _apply(row, reported[row.ref], notices)
+        notices.hosts[row.pk] = None
     Host.objects.bulk_create(fresh)
     overwrite(rows, ["ref", "name", "synced_at", *_OBSERVED, *_FACTS, *_GAUGES])
     return {row.ref: row for row in [*rows, *fresh]}
@@ -89,8 +90,10 @@ def _apply(row: Host, fact: HostFacts, notices: Notices) -> None:
     news = {name: getattr(fact, name) for name in (*_FACTS, *_GAUGES)}
     news["cpu_model"] = fact.cpu_model[:200]
     news["hypervisor_version"] = fact.hypervisor_version[:100]
+    news["networks"], news["datastores"] = list(fact.networks), list(fact.datastores)
     if any(getattr(row, name) != news[name] for name in _FACTS):
         notices.touch_host(row)
+        notices.hosts[row.pk] = None
     elif any(getattr(row, name) != news[name] for name in _GAUGES):
         notices.touch(f"host:{row.pk}")  # load moves all the time; lists of hosts need not follow every per cent
     for name, value in news.items():
@@ -103,6 +106,7 @@ def _apply(row: Host, fact: HostFacts, notices: Notices) -> None:
         notices.back.append(row.pk)
     row.connection, row.connection_changed_at = Connection.UP, notices.now
     row.error_code = row.error_detail = row.error_remedy = ""
+    notices.hosts[row.pk] = None
     notices.touch_host(row)
 
 
@@ -114,6 +118,7 @@ def _set_unreachable(row: Host, reason: tuple[str, str, str], notices: Notices) 
         was, row.connection = row.connection, Connection.UNREACHABLE
         row.connection_changed_at = notices.now
         notices.lost.append(row.pk)
+        notices.hosts[row.pk] = None
         notices.event(
             "host.unreachable",
             subject=row,

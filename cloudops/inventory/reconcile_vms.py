@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -36,6 +36,9 @@ _WRITTEN = (
     "max_vcpus",
     "max_memory_mib",
     "guest_os",
+    "cpu_model",
+    "networks",
+    "disks",
     "has_console",
     "max_consoles",
     "host",
@@ -180,6 +183,9 @@ def _values(fact: VmFacts) -> dict[str, Any]:
         "max_vcpus": scaling.max_vcpus if scaling else None,
         "max_memory_mib": scaling.max_memory_mib if scaling else None,
         "guest_os": fact.guest_os[:200],
+        "cpu_model": fact.cpu_model[:200],
+        "networks": list(fact.networks),
+        "disks": [asdict(disk) for disk in fact.disks],
         "has_console": fact.has_console,
         "max_consoles": fact.max_consoles,
     }

@@ -12,7 +12,7 @@ from cloudops.accounts.serializers import ProjectRef
 from cloudops.core.rest import Body, Shown
 from cloudops.hypervisors.port import PowerAction
 from cloudops.inventory import vms
-from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Vm, validate_tag
+from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Template, Vm, validate_tag
 
 ACTIONS = [(item.value, item.value) for item in PowerAction]
 MAX_TAGS = 50
@@ -96,16 +96,7 @@ class OfferingBody(Body, serializers.ModelSerializer[Offering]):
 
     class Meta:
         model = Offering
-        fields = [
-            "name",
-            "description",
-            "vcpus",
-            "cpu_mhz",
-            "memory_mib",
-            "dynamic_scaling",
-            "host_tags",
-            "enabled",
-        ]
+        fields = ["name", "description", "vcpus", "cpu_mhz", "memory_mib", "dynamic_scaling", "host_tags", "enabled"]
         extra_kwargs = {"name": {"validators": []}, "description": {"max_length": 10_000}}
 
 
@@ -159,6 +150,9 @@ class HostSerializer(Shown):
             "tags",
             "management_address",
             "vnc_listen_address",
+            "migration_uri",
+            "networks",
+            "datastores",
             "schedulable",
             "connection",
             "connection_changed_at",
@@ -214,6 +208,12 @@ class ConnectionTest(_EndpointBody):
 class _HostFields(_EndpointBody):
     vnc_listen_address = serializers.CharField(
         max_length=255, required=False, help_text="Where guests' VNC servers listen."
+    )
+    migration_uri = serializers.CharField(
+        max_length=500,
+        allow_blank=True,
+        required=False,
+        help_text="Where other hosts' hypervisors send this one VMs. Empty: its own URI, if that works from elsewhere.",
     )
     console_limit_override = serializers.IntegerField(
         min_value=1,
@@ -297,6 +297,14 @@ class ProbeSerializer(serializers.Serializer[Any]):
     vm_count = serializers.IntegerField()
 
 
+class TemplateRef(Shown):
+    """A template by id and name."""
+
+    class Meta:
+        model = Template
+        fields = ["id", "name"]
+
+
 class VmHostSerializer(serializers.Serializer[Any]):
     """A VM's host; the id is null to people who do not see the fleet."""
 
@@ -310,6 +318,7 @@ class VmSerializer(Shown):
     host = serializers.SerializerMethodField()
     project = ProjectRef(allow_null=True)
     offering = OfferingRef(allow_null=True)
+    template = TemplateRef(allow_null=True)
 
     class Meta:
         model = Vm
@@ -320,6 +329,8 @@ class VmSerializer(Shown):
             "host",
             "project",
             "offering",
+            "template",
+            "pinned",
             "power_state",
             "vcpus",
             "memory_mib",
@@ -356,8 +367,12 @@ class VmChange(Body):
     """What of a VM may be changed here."""
 
     offering = serializers.PrimaryKeyRelatedField(
-        queryset=Offering.objects.all(), pk_field=serializers.UUIDField(), allow_null=True
+        queryset=Offering.objects.all(), pk_field=serializers.UUIDField(), allow_null=True, required=False
     )
+    template = serializers.PrimaryKeyRelatedField(
+        queryset=Template.objects.all(), pk_field=serializers.UUIDField(), allow_null=True, required=False
+    )
+    pinned = serializers.BooleanField(required=False, help_text="Never moved by CloudOps itself.")
 
 
 class VmAssign(Body):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 import structlog
 from django.core.cache import cache
@@ -14,6 +15,8 @@ from cloudops.accounts.models import Project
 from cloudops.core import events, live
 from cloudops.core.actors import Actor
 from cloudops.core.models import Event
+from cloudops.core.validation import assign as changes_of
+from cloudops.core.validation import demand_known
 from cloudops.hypervisors.port import Screenshot
 from cloudops.inventory import endpoints, signals, sync
 from cloudops.inventory.models import Offering, Vm
@@ -69,6 +72,17 @@ def set_offering(vm: Vm, *, offering: Offering | None, by: Actor, now: datetime)
                 "vm.offering_set", by=by, now=now, subject=row, from_state=_name(was), to_state=_name(offering)
             )
             live.publish("vms", "offerings", f"vm:{row.pk}")
+
+
+def set_placement(vm: Vm, *, by: Actor, now: datetime, **changes: Any) -> None:
+    """Notes ``template`` and ``pinned``, which say where the VM may run; it stays where it is. Raises ``Invalid``."""
+    demand_known(changes, ("template", "pinned"))
+    with transaction.atomic():
+        row = Vm.objects.select_for_update(of=("self",)).select_related("template").get(pk=vm.pk)
+        if changed := changes_of(row, changes):
+            row.save(update_fields=list(changed))
+            events.record("vm.placement_set", by=by, now=now, subject=row, data={"changed": changed})
+            live.publish("vms", f"vm:{row.pk}")
 
 
 def _name(thing: Project | Offering | None) -> str:
