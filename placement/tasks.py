@@ -15,7 +15,7 @@ from cloudops.core.errors import Conflict
 from cloudops.core.models import Operation
 from cloudops.core.queue import enqueue
 from cloudops.core.ticks import claim_tick
-from placement import capacity, decisions, maintenance, migration_run, power_claims, vm_migrations
+from placement import decisions, maintenance, migration_run, reconciling, vm_migrations
 
 log = structlog.get_logger(__name__)
 ADVANCE_TASK: Final = "placement.tasks.advance_maintenance"
@@ -51,8 +51,7 @@ def reconcile_claims() -> None:
     """Claims and capacity as they should be, should a signal have been lost."""
     now = timezone.now()
     if claim_tick("claims-reconcile", interval_seconds=CLAIMS_SECONDS - 5, now=now):
-        capacity.refresh(structure=False, now=now)
-        power_claims.follow_all(now=now)
+        reconciling.reconcile(now=now)
 
 
 @shared_task(name="placement.tasks.advance_due")

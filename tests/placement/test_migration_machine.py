@@ -36,7 +36,8 @@ class Migrations(RuleBasedStateMachine):
         self.example = transaction.atomic()
         self.example.__enter__()
         mirror.forget()
-        self.enqueue, vm_migrations.enqueue = vm_migrations.enqueue, lambda *_, **__: True  # type: ignore[assignment]
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(vm_migrations, "enqueue", lambda *_, **__: True)
         self.world = Moving(now=datetime(2030, 1, 15, 12, 0, tzinfo=UTC))
         simulated.set_clock(lambda: self.world.now.timestamp())
         for number in range(HOSTS):
@@ -129,7 +130,7 @@ class Migrations(RuleBasedStateMachine):
 
     def really(self, vm: Vm) -> list[PowerState]:
         """Where it is, whether its host can be asked or not. What arrives is paused and does not count."""
-        found = []
+        found: list[PowerState] = []
         for host in self.world.hosts:
             facts = Landscape(parse_uri(host.endpoint.uri)).vm(vm.ref)
             if facts is not None and facts.power_state != PowerState.PAUSED:
@@ -163,7 +164,7 @@ class Migrations(RuleBasedStateMachine):
         try:
             self.finish()
         finally:
-            vm_migrations.enqueue = self.enqueue
+            self.patch.undo()
             simulated.set_clock(None)
             registry.close_all()
             transaction.set_rollback(True)
