@@ -94,9 +94,10 @@ class Board:
             self._masks[id(rules)] = found
         return found
 
-    def legal(self, v: int) -> Column:
-        """Hosts this VM may be sent to, capacity and groups aside. Shared: do not write to it."""
-        fixed = self.fixed.get(v, -1)
+    def legal(self, v: int, *, on_the_way: bool = False) -> Column:
+        """Hosts this VM may be sent to, capacity and groups aside. Shared: do not write to it. ``on_the_way``: not just
+        those where it may end."""
+        fixed = -1 if on_the_way else self.fixed.get(v, -1)
         tried = 0
         for host in self.problem.tried.get(self.vms[v].id, ()):
             if host in self.host_index:
@@ -162,7 +163,8 @@ class Board:
 class Layout:
     """Where every VM is in one try, and what is free. Every change can be undone back to a mark.
 
-    A VM under way counts where it goes to; :mod:`placement.planner.order` looks at both ends.
+    A VM under way counts where it goes to; :mod:`placement.planner.order` looks at both ends. The host ``nowhere`` is
+    for VMs that are sure to leave, so that nobody reckons with them where they are.
     """
 
     def __init__(self, board: Board) -> None:
@@ -171,23 +173,26 @@ class Layout:
         self.at = list(board.at)
         for v, (target, _) in board.moving.items():
             self.at[v] = target
-        self.free_memory: Numbers = np.array([h.memory_mib - h.used_memory_mib for h in hosts], np.int64)
-        self.free_vcpus: Numbers = np.array([h.vcpus - h.used_vcpus for h in hosts], np.int64)
-        self.free_consoles: Numbers = np.array(
-            [NO_LIMIT if h.console_limit is None else h.console_limit - h.used_consoles for h in hosts], np.int64
-        )
-        index = np.array(self.at, np.int64)
-        for free, needs in (
-            (self.free_memory, board.memory),
-            (self.free_vcpus, board.vcpus),
-            (self.free_consoles, board.consoles),
-        ):
-            if needs:
-                free -= np.bincount(index, weights=needs, minlength=len(hosts)).astype(np.int64)
-        self.on: list[set[int]] = [set() for _ in hosts]
+        self.nowhere = len(hosts)
+        self._held_memory = self._free([h.memory_mib - h.used_memory_mib for h in hosts], board.memory)
+        self._held_vcpus = self._free([h.vcpus - h.used_vcpus for h in hosts], board.vcpus)
+        consoles = [NO_LIMIT if h.console_limit is None else h.console_limit - h.used_consoles for h in hosts]
+        self._held_consoles = self._free(consoles, board.consoles)
+        self.free_memory: Numbers = self._held_memory[:-1]
+        self.free_vcpus: Numbers = self._held_vcpus[:-1]
+        self.free_consoles: Numbers = self._held_consoles[:-1]
+        self.on: list[set[int]] = [set() for _ in range(len(hosts) + 1)]
         for v, host in enumerate(self.at):
             self.on[host].add(v)
         self._trail: list[tuple[int, int]] = []
+
+    def _free(self, capacity: list[int], needs: list[int]) -> Numbers:
+        """What is free per host, and without end where VMs that are in nobody's way are kept."""
+        free = np.array([*capacity, NO_LIMIT], np.int64)
+        if needs:
+            held = np.bincount(np.array(self.at, np.int64), weights=needs, minlength=len(free))
+            free -= held.astype(np.int64)
+        return free
 
     def mark(self) -> int:
         """A moment to come back to."""
@@ -209,14 +214,14 @@ class Layout:
 
     def _shift(self, v: int, host: int) -> None:
         board, old = self.board, self.at[v]
-        memory, vcpus, consoles = board.memory[v], board.vcpus[v], board.consoles[v]
-        self.free_memory[old] += memory
-        self.free_vcpus[old] += vcpus
-        self.free_memory[host] -= memory
-        self.free_vcpus[host] -= vcpus
-        if consoles:
-            self.free_consoles[old] += consoles
-            self.free_consoles[host] -= consoles
+        for free, needs in (
+            (self._held_memory, board.memory),
+            (self._held_vcpus, board.vcpus),
+            (self._held_consoles, board.consoles),
+        ):
+            if needs[v]:
+                free[old] += needs[v]
+                free[host] -= needs[v]
         self.on[old].discard(v)
         self.on[host].add(v)
         self.at[v] = host
@@ -228,7 +233,7 @@ class Layout:
         mates = {w for v in unit.vms for w in self.board.mates_apart(v)}
         if len(unit.vms) > 1 and mates.intersection(unit.vms):
             return list(range(len(self.board.hosts)))
-        return [self.at[w] for w in mates]
+        return [self.at[w] for w in mates if self.at[w] != self.nowhere]
 
     def fits(self, unit: Unit) -> Column:
         """Hosts that may take the unit as things are; not where it is."""
@@ -238,5 +243,6 @@ class Layout:
         for host in self.blocked_apart(unit):
             ok[host] = False
         for v in unit.vms:
-            ok[self.at[v]] = False
+            if self.at[v] != self.nowhere:
+                ok[self.at[v]] = False
         return ok

@@ -13,7 +13,7 @@ from placement.planner.explain import Explainer, amount
 from placement.planner.model import Kind, Load, Move, Plan, Problem, Proof, Relaxation, Remedy, Stranded
 from placement.planner.order import Order, arrange
 from placement.planner.search import Budget, Found, search, take_home
-from placement.planner.units import Wanted, hopeless, wanted
+from placement.planner.units import Ceiling, Wanted, wanted
 
 SEARCH_SECONDS = 1.0
 EXACT_SECONDS = 10.0
@@ -66,8 +66,9 @@ def _place(board: Board, budget: Budget, exact_seconds: float) -> _Draft:
     asked = wanted(board)
     left: dict[int, Kind | None] = dict(asked.refused)
     units = []
+    ceiling = Ceiling(board)
     for unit in asked.units:
-        if hopeless(board, unit) and unit not in asked.anchored:
+        if ceiling.hopeless(unit) and unit not in asked.anchored:
             left.update(dict.fromkeys(unit.vms))
         else:
             units.append(unit)

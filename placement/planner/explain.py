@@ -12,7 +12,7 @@ import numpy as np
 
 from placement.planner.board import Board, Column, Layout, Numbers
 from placement.planner.model import Blocker, Host, Kind, Proof, Relaxation, Remedy, Rule, Stranded, column_of
-from placement.planner.units import hopeless
+from placement.planner.units import Ceiling
 
 WORDS: dict[str, str] = {
     Kind.TAG: "tag {name}",
@@ -40,6 +40,7 @@ class Explainer:
         self.layout = layout
         self.count = len(board.hosts)
         self.candidates = board.column(h for h in range(self.count) if h not in board.sources)
+        self.ceiling = Ceiling(board)
         self.receiving = board.column(h for h, host in enumerate(board.hosts) if host.can_receive)
 
     def stranded(self, v: int, *, refused: Kind | None = None, proven: bool = False) -> Stranded:
@@ -52,8 +53,8 @@ class Explainer:
         )
         if not relaxations and (several := judged.several(refused)):
             relaxations = [several]
-        unit = self.board.unit([v])
-        sure = proven or refused not in (None, Kind.ORDER) or hopeless(self.board, unit)
+        hopeless = self.ceiling.hopeless(self.board.unit([v]))
+        sure = proven or hopeless or refused not in (None, Kind.ORDER)
         vm = self.board.vms[v]
         return Stranded(
             vm=vm.id,

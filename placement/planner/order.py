@@ -185,7 +185,7 @@ class Clockwork:
         """The legal host with the most room; a VM that has been parked is not parked again."""
         if any(t.vm == transfer.vm and t.start >= 0 for t in self.transfers):
             return None
-        legal = self.board.legal(transfer.vm)
+        legal = self.board.legal(transfer.vm, on_the_way=True)
         hosts = [
             host
             for host in range(len(self.waiting))

@@ -98,7 +98,8 @@ class Chains:
         """Legal hosts, those with the least missing first."""
         ok = unit.legal.copy()
         for host in (*banned, *(self.layout.at[v] for v in unit.vms)):
-            ok[host] = False
+            if host != self.layout.nowhere:
+                ok[host] = False
         hosts = np.flatnonzero(ok)
         missing = np.maximum(unit.memory - self.layout.free_memory[hosts], 0) + 1024 * np.maximum(
             unit.vcpus - self.layout.free_vcpus[hosts], 0
@@ -180,7 +181,7 @@ def search(board: Board, units: Sequence[Unit], *, budget: Budget, start: Layout
     for attempt in range(ORDERS):
         noise = NOISE if attempt > 1 else 0.0
         order = sorted(units, key=lambda unit: _priority(unit, attempt % 2 == 1, weight, noise, rng))
-        found = _try(board, order, budget, rng)
+        found = _try(board, order, budget, rng, lifted=attempt % 2 == 0)
         if attempt == 0 or _cost(found) < _cost(best):
             best = found
         if not best.left or budget.over():
@@ -202,10 +203,16 @@ def _priority(
     return -size * jitter, hosts, unit.vms[0]
 
 
-def _try(board: Board, order: Sequence[Unit], budget: Budget, rng: random.Random) -> Found:
+def _try(board: Board, order: Sequence[Unit], budget: Budget, rng: random.Random, *, lifted: bool) -> Found:
+    """One order. ``lifted``: VMs that leave a host which receives others do not count there, so that two may change
+    places; those that find no other place need theirs again, or nothing of this try is used."""
     chains = Chains(board, Layout(board), {v: unit for unit in order for v in unit.vms}, budget, rng)
     chains.movers = {v for unit in order for v in unit.vms}
     left = list(order)
+    if lifted:
+        for v in chains.movers:
+            if board.receives[board.at[v]]:
+                chains.layout.move(v, chains.layout.nowhere)
     for depth in (*CHAIN_DEPTHS, DEEP):
         rest = []
         for unit in left:
@@ -215,7 +222,18 @@ def _try(board: Board, order: Sequence[Unit], budget: Budget, rng: random.Random
         left = rest
         if not left:
             break
-    return Found(chains.layout, tuple(left))
+    return Found(chains.layout, tuple(left)) if _put_back(chains, left) else Found(Layout(board), tuple(order))
+
+
+def _put_back(chains: Chains, left: Sequence[Unit]) -> bool:
+    board, layout = chains.board, chains.layout
+    for unit in left:
+        for v in unit.vms:
+            if layout.at[v] == layout.nowhere:
+                if not layout.fits(_anywhere(board.unit([v]), board))[board.at[v]]:
+                    return False
+                layout.move(v, board.at[v])
+    return True
 
 
 def _cost(found: Found) -> tuple[int, int]:

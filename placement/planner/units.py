@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from placement.planner.board import Board, Unit
+from placement.planner.board import Board, Layout, Unit
 from placement.planner.model import Kind
 
 
@@ -51,24 +49,19 @@ def _take(board: Board, mates: list[int], moving: list[int], found: Wanted) -> N
         found.anchored[unit] = board.unit(mates)
 
 
-def hopeless(board: Board, unit: Unit) -> bool:
-    """Proven without looking further: no legal host could take the unit even if all that may leave it had left."""
-    if not unit.legal.any():
-        return True
-    for host in np.flatnonzero(unit.legal):
-        one = board.hosts[host]
-        memory = one.memory_mib - one.used_memory_mib
-        vcpus = one.vcpus - one.used_vcpus
-        if memory < unit.memory or vcpus < unit.vcpus:
-            continue
-        held = [v for v in _residents(board, int(host)) if not board.resident_may_move(v)]
-        if (
-            memory - sum(board.memory[v] for v in held) >= unit.memory
-            and vcpus - sum(board.vcpus[v] for v in held) >= unit.vcpus
-        ):
-            return False
-    return True
+class Ceiling:
+    """What each host could hold at most: everything gone that may leave it."""
 
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        layout = Layout(board)
+        movers = frozenset(board.movers)
+        leaving = [v for v in range(len(board.vms)) if v in movers or board.resident_may_move(v)]
+        self.leaving = frozenset(v for v in leaving if board.can_move(v))
+        for v in self.leaving:
+            layout.move(v, layout.nowhere)
+        self.layout = layout
 
-def _residents(board: Board, host: int) -> list[int]:
-    return [v for v, at in enumerate(board.at) if at == host]
+    def hopeless(self, unit: Unit) -> bool:
+        """Proven without looking further: no legal host could take the unit, whatever else moves."""
+        return not self.layout.fits(unit).any()

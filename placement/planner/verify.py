@@ -159,8 +159,9 @@ class _World:
         for vm in self.problem.vms:
             for group in vm.together:
                 groups[group].append(vm)
+        under_way = {move.vm: move.target for move in self.problem.moving}
         for group, vms in groups.items():
-            before = {vm.host for vm in vms}
+            before = {under_way.get(vm.id, vm.host) for vm in vms}
             after = {self.places[vm.id][0] for vm in vms}
             if len(after) > len(before):
                 yield f"group {group} was on {len(before)} hosts and ends on {len(after)}"

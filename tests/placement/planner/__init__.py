@@ -1,0 +1,1 @@
+"""The planner alone: no database, no clock."""

@@ -1,0 +1,77 @@
+"""The exact solver: what it proves, what it finds, and that it is not needed."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from bench.evacuation_fleet import Shape, planted
+from placement.planner import core, exact, plan, prove, verify
+from placement.planner.board import Board, Layout
+from placement.planner.model import Kind, Problem, Proof, Remedy
+from placement.planner.search import Budget, Found
+from tests.placement.planner.small import GIB, host, problem, rule, vm
+
+
+def three_into_two() -> Problem:
+    """Each VM fits alone, two do not share a host, and there are two hosts for three."""
+    gpu = (rule(Kind.TAG, "gpu", [1, 2]),)
+    vms = [vm(f"v{i}", "a", 60, rules=gpu) for i in range(3)]
+    return problem([host("a", 200), host("b", 100), host("c", 100)], vms, "a")
+
+
+def test_what_cannot_be_is_proven_with_the_least_room_that_is_missing() -> None:
+    verdict = prove(three_into_two())
+
+    assert verdict.solvable is False
+    assert verdict.least_stranded == 1
+    (change,) = verdict.relaxations
+    assert (change.remedy, change.memory_mib) == (Remedy.ADD_CAPACITY, 20 * GIB)
+    assert change.words == f"20 GiB more on {change.host}"
+
+
+def test_a_plan_says_that_it_cannot_be_better() -> None:
+    asked = three_into_two()
+
+    found = plan(asked)
+
+    assert verify(asked, found) == ()
+    assert len(found.stranded) == 1
+    assert found.proof is found.stranded[0].proof is Proof.PROVEN
+    assert found.solver == "The exact solver proved that at least 1 cannot be moved."
+
+
+def test_without_the_solver_the_plan_is_the_same_and_says_that_nothing_is_proven(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    found = plan(three_into_two())
+
+    assert len(found.moves) == 2
+    assert found.proof is found.stranded[0].proof is Proof.NOT_FOUND
+    assert found.solver == exact.MISSING
+    assert prove(three_into_two()).solvable is None
+
+
+def test_what_the_search_misses_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blind(board: Board, units: object, *, budget: Budget) -> Found:
+        assert isinstance(units, list)
+        return Found(Layout(board), tuple(units))
+
+    monkeypatch.setattr(core, "search", blind)
+    asked = planted(Shape("small", 8, 1, 0.98, shuffled=8), 3)
+
+    found = plan(asked)
+
+    assert verify(asked, found) == ()
+    assert found.stranded == ()
+    assert found.proof is Proof.PROVEN
+    assert found.solver == "The exact solver found a place for every VM."
+
+
+def test_a_solvable_problem_needs_no_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "solve", lambda *args, **named: pytest.fail("asked"))
+
+    assert prove(planted(Shape("small", 8, 1, 0.95), 1)).solvable is True
