@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 class Right(enum.StrEnum):
-    """Rights of the whole installation."""
+    """Rights of the whole installation. ``HOSTS_FENCE``: declare a host dead, or let a maintenance stop a VM."""
 
     FLEET_VIEW = "fleet.view"
     FLEET_MANAGE = "fleet.manage"
+    HOSTS_FENCE = "hosts.fence"
     CONSOLES_MANAGE = "consoles.manage"
     OFFERINGS_MANAGE = "offerings.manage"
     SETTINGS_MANAGE = "settings.manage"
