@@ -27,6 +27,7 @@ LONGEST_READING_SECONDS = 300
 """A row that claims to be newer by more than this was written by a server whose clock was wrong."""
 
 _STOPPED = {PowerState.OFF, PowerState.CRASHED}
+_ALIVE = {PowerState.RUNNING, PowerState.PAUSED}
 _CLAIMED = {"power_state", "vcpus", "memory_mib", "host_id", "missing_since"}
 _WRITTEN = (
     "name",
@@ -80,8 +81,9 @@ def reconcile(
     """Writes what ``facts`` (read from ``read_at`` on) tell of the endpoint's VMs; with ``only_refs`` of those alone.
 
     A VM keeps its row wherever it runs. ``arrived`` names VMs that are known to have moved here, whatever their power
-    state; otherwise only one that runs is taken over from where it was. Rows that somebody wrote after ``read_at``
-    know better and are left alone. The caller holds the endpoint's row lock, within a transaction.
+    state; otherwise only one that runs is taken over from where it was. While a VM is being moved, its source says for
+    a moment that it is paused, off or gone: such news waits until the move has ended. Rows that somebody wrote after
+    ``read_at`` know better and are left alone. The caller holds the endpoint's row lock, within a transaction.
     """
     refs = [fact.ref for fact in facts]
     mine = Q(host__endpoint=endpoint)
@@ -93,7 +95,9 @@ def reconcile(
     if unknown:
         elsewhere = Vm.objects.filter(ref__in=unknown, host__endpoint__kind=endpoint.kind)
         rows += elsewhere.exclude(host__endpoint=endpoint)
-    plan = _plan(hosts, facts, rows, own_refs={*known, *arrived}, read_at=read_at, now=notices.now)
+    moving = _on_the_way([row for row in rows if row.ref in known], facts, notices.now) - set(arrived)
+    facts = [fact for fact in facts if fact.ref not in moving]
+    plan = _plan(hosts, facts, rows, own_refs={*known, *arrived} - moving, read_at=read_at, now=notices.now)
     outcome = _write(plan, hosts, read_at=read_at, notices=notices)
     if plan.create:
         _create(endpoint, plan.create, notices, outcome)
@@ -132,6 +136,21 @@ def follow_up_missing(endpoint: Endpoint, *, notices: Notices) -> int:
         notices.touch_vm(vm)
     Vm.objects.filter(pk__in=list(old)).delete()
     return len(old)
+
+
+def _on_the_way(rows: Iterable[Vm], facts: Iterable[VmFacts], now: datetime) -> set[str]:
+    """Refs of the endpoint's own VMs of which this reading has such news, and which are being moved."""
+    states = {fact.ref: fact.power_state for fact in facts}
+    doubtful = {}
+    for row in rows:
+        state = states.get(row.ref)
+        is_lost = state is None and row.missing_since is None
+        if is_lost or (row.power_state in _ALIVE and state not in (None, PowerState.RUNNING, row.power_state)):
+            doubtful[row.pk] = row.ref
+    if not doubtful:
+        return set()
+    answers = ask(signals.vms_moving, vm_ids=list(doubtful), now=now)
+    return {doubtful[pk] for answer in answers for pk in answer}
 
 
 def _plan(

@@ -155,6 +155,7 @@ def test_power_states() -> None:
     assert power_state(libvirt.VIR_DOMAIN_SHUTDOWN, 0) is PowerState.RUNNING
     assert power_state(libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED) is PowerState.OFF
     assert power_state(libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED) is PowerState.CRASHED
+    assert power_state(libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED) is PowerState.UNKNOWN
     assert power_state(999, 0) is PowerState.UNKNOWN
 
 
@@ -213,7 +214,9 @@ def test_an_error_without_details_is_still_one() -> None:
     [
         (libvirt.VIR_DOMAIN_EVENT_STARTED, 0, EventKind.VM_CHANGED, PowerState.RUNNING, "started"),
         (libvirt.VIR_DOMAIN_EVENT_RESUMED, 1, EventKind.VM_CHANGED, PowerState.RUNNING, "resumed:migrated"),
-        (libvirt.VIR_DOMAIN_EVENT_STOPPED, 3, EventKind.VM_CHANGED, PowerState.OFF, "stopped:migrated"),
+        (libvirt.VIR_DOMAIN_EVENT_STARTED, 1, EventKind.VM_CHANGED, None, "started:migrated"),
+        (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, 1, EventKind.VM_CHANGED, None, "suspended:migrated"),
+        (libvirt.VIR_DOMAIN_EVENT_STOPPED, 3, EventKind.VM_CHANGED, None, "stopped:migrated"),
         (libvirt.VIR_DOMAIN_EVENT_STOPPED, 5, EventKind.VM_CHANGED, PowerState.CRASHED, "crashed"),
         (libvirt.VIR_DOMAIN_EVENT_UNDEFINED, 0, EventKind.VM_REMOVED, None, "undefined"),
         (77, 0, EventKind.VM_CHANGED, None, "changed"),

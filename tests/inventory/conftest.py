@@ -45,7 +45,13 @@ def heard() -> Iterator[Heard]:
     messages = Heard()
     receivers = []
     for name, signal in vars(signals).items():
-        if isinstance(signal, Signal) and name not in {"host_use", "vm_use", "host_console_load", "vm_console_load"}:
+        if isinstance(signal, Signal) and name not in {
+            "host_use",
+            "vm_use",
+            "host_console_load",
+            "vm_console_load",
+            "vms_moving",
+        }:
 
             def receive(name: str = name, **what: Any) -> None:
                 messages.setdefault(name, []).append(what)

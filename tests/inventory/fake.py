@@ -16,6 +16,13 @@ from cloudops.hypervisors.port import (
     EventSink,
     HostFacts,
     HypervisorEvent,
+    InvalidState,
+    MigrationOptions,
+    MigrationState,
+    MigrationStatus,
+    MigrationTarget,
+    NotSupported,
+    Objection,
     PowerAction,
     PowerState,
     ProbeStep,
@@ -111,6 +118,24 @@ class FakeHypervisor:
         self.asked.append((vm_ref, action))
         if self.obeys:
             self.set_power(vm_ref, PowerState.OFF if action == PowerAction.STOP else PowerState.RUNNING)
+
+    def check_migration(self, vm_ref: str, target: MigrationTarget, options: MigrationOptions) -> Sequence[Objection]:
+        self._enter("check_migration")
+        return []
+
+    def migrate(self, vm_ref: str, target: MigrationTarget, options: MigrationOptions) -> None:
+        raise NotSupported("Tests that move VMs use simulated hosts.")
+
+    def migration(self, vm_ref: str) -> MigrationStatus:
+        self._enter("migration")
+        return MigrationStatus(MigrationState.NONE)
+
+    def abort_migration(self, vm_ref: str) -> None:
+        raise InvalidState("Nothing moves here.")
+
+    def discard(self, vm_ref: str) -> None:
+        self._enter("discard")
+        self.vm_list = [vm for vm in self.vm_list if vm.ref != vm_ref]
 
     def subscribe(self, sink: EventSink) -> Callable[[], None]:
         if self.error is not None:

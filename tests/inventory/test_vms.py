@@ -139,9 +139,7 @@ class TestPower:
             power.power(vm, action=PowerAction.PAUSE, by=ADMIN, now=NOW)
         finally:
             signals.vm_starting.disconnect(refuse)
-        assert [(what["vm"].ref, what["by"], what["operation"].kind) for what in asked] == [
-            ("vm-2", ADMIN, "vm.power")
-        ]
+        assert [(what["vm"].ref, what["by"], what["operation"].kind) for what in asked] == [("vm-2", ADMIN, "vm.power")]
         assert [row.subject_id for row in Operation.objects.all()] == [str(vm.pk)]
 
     def test_states_and_hosts_that_do_not_allow_it(self, vm: Vm) -> None:

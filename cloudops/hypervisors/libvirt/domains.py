@@ -80,9 +80,12 @@ def read_domain(xml: str) -> DomainDefinition:
 
 
 def power_state(state: int, reason: int) -> PowerState:
-    """What ``virDomainGetState`` says. A domain that libvirt found dead, rather than stopped, counts as crashed."""
+    """What ``virDomainGetState`` says. A domain that libvirt found dead, rather than stopped, counts as crashed; one
+    that is off because it has moved away is unknown here, not stopped."""
     if state == libvirt.VIR_DOMAIN_SHUTOFF and reason in _CRASHED_REASONS:
         return PowerState.CRASHED
+    if state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED:
+        return PowerState.UNKNOWN
     return _POWER_STATES.get(state, PowerState.UNKNOWN)
 
 

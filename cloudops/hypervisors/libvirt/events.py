@@ -73,5 +73,7 @@ def lifecycle_event(vm_ref: str, event: int, detail: int) -> HypervisorEvent:
         name, state = "crashed", PowerState.CRASHED
     if (event, detail) in _MIGRATED:
         name += ":migrated"
+        if event != libvirt.VIR_DOMAIN_EVENT_RESUMED:  # it is arriving, paused, or leaving to go on elsewhere
+            state = None
     kind = EventKind.VM_REMOVED if event == libvirt.VIR_DOMAIN_EVENT_UNDEFINED else EventKind.VM_CHANGED
     return HypervisorEvent(kind, vm_ref, at=datetime.now(UTC), power_state=state, detail=name)

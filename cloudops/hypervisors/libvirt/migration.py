@@ -86,6 +86,8 @@ class Migrations:
     def begin(self, vm_ref: str, target: MigrationTarget, options: MigrationOptions) -> None:
         """See :meth:`cloudops.hypervisors.port.Hypervisor.migrate`."""
         deadline = time.monotonic() + self._spec.timeout_seconds * BEGIN_SHARE
+        if (known := self._known(vm_ref)) is not None and known.ended.is_set():
+            self._forget(known)
         self._call(lambda handle: _demand_ready(handle, vm_ref, options))
         _demand_reachable(target, deadline)
         job = self._remember(vm_ref)
@@ -100,7 +102,8 @@ class Migrations:
         ).start()
         while not job.ended.wait(POLL_SECONDS) and time.monotonic() < deadline:
             with contextlib.suppress(HypervisorError):
-                if (found := self._progress(vm_ref)) is not None and found.memory_total_mib:
+                found, _ = self._look(vm_ref)
+                if found is not None and found.memory_total_mib:
                     break
         if job.ended.is_set() and job.status.error is not None:
             self._forget(job)
@@ -109,18 +112,23 @@ class Migrations:
     def status(self, vm_ref: str) -> MigrationStatus:
         """See :meth:`cloudops.hypervisors.port.Hypervisor.migration`."""
         job = self._known(vm_ref)
-        if job is not None and job.ended.is_set() and not job.lost:
-            return job.status
-        found = self._progress(vm_ref)
-        if found is not None:
+        try:
+            found, is_here = self._look(vm_ref)
+        except Unreachable:
+            if job is not None and job.ended.is_set() and not job.lost:
+                return job.status
+            raise
+        if found is not None:  # also when another process began it, after what this one remembers
             if job is not None and not job.ended.is_set():
                 job.status = found
             return found
-        if job is None:
+        if job is None or (job.ended.is_set() and job.status.state is MigrationState.FAILED and not is_here):
             return MigrationStatus(MigrationState.NONE)
-        if not job.lost:  # it ends just now, or ended while we asked
+        if not job.lost:  # ended, or ending just now
             return job.status
-        return self._after_loss(job)
+        words = job.status.error.detail if job.status.error is not None else ""
+        error = MigrationInterrupted(f"The source host's libvirt went away meanwhile ({words.rstrip('.')}).")
+        return replace(job.status, state=MigrationState.FAILED, error=error)
 
     def abort(self, vm_ref: str) -> None:
         """See :meth:`cloudops.hypervisors.port.Hypervisor.abort_migration`."""
@@ -202,42 +210,25 @@ class Migrations:
                 if self._call(switch):
                     return
 
-    def _progress(self, vm_ref: str) -> MigrationStatus | None:
-        """What libvirt says of a job that runs; None when there is none."""
+    def _look(self, vm_ref: str) -> tuple[MigrationStatus | None, bool]:
+        """What libvirt says of a job that runs, if there is one; and whether the VM runs here."""
 
-        def ask(handle: Any) -> MigrationStatus | None:
+        def ask(handle: Any) -> tuple[MigrationStatus | None, bool]:
             try:
                 domain = find_domain(handle, vm_ref)
-                stats = _outgoing(domain)
-                if stats is None:
-                    return None
-                state, reason = domain.state()
+                stats, (state, reason) = _outgoing(domain), domain.state()
             except VmNotFound:
-                return None
+                return None, False
             except libvirt.libvirtError as error:
                 if no_job(error):
-                    return None
+                    return None, False
                 raise
             there = state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_POSTCOPY
-            return _status(stats, MigrationState.RUNNING, post_copy=there)
+            is_here = state != libvirt.VIR_DOMAIN_SHUTOFF
+            return None if stats is None else _status(stats, MigrationState.RUNNING, post_copy=there), is_here
 
-        found: MigrationStatus | None = self._call(ask)
+        found: tuple[MigrationStatus | None, bool] = self._call(ask)
         return found
-
-    def _after_loss(self, job: _Job) -> MigrationStatus:
-        """Our line broke, and no job runs any more. A VM that is here has not moved."""
-
-        def is_here(handle: Any) -> bool:
-            try:
-                return bool(find_domain(handle, job.vm_ref).isActive())
-            except (VmNotFound, libvirt.libvirtError):
-                return False
-
-        if not self._call(is_here):
-            return MigrationStatus(MigrationState.NONE)
-        words = job.status.error.detail if job.status.error is not None else ""
-        error = MigrationInterrupted(f"The source host's libvirt went away meanwhile ({words.rstrip('.')}).")
-        return replace(job.status, state=MigrationState.FAILED, error=error)
 
     def _known(self, vm_ref: str) -> _Job | None:
         with _lock:
