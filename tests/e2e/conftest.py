@@ -13,9 +13,9 @@ from cloudops.lab.libvirtd import LibvirtHost
 from tests.e2e.api import Api
 from tests.e2e.browser import Person, launch_options
 from tests.e2e.product import Product
-from tests.lab.fixtures import real_host
+from tests.lab.fixtures import lab_of_three, real_host, three_hosts
 
-__all__ = ["real_host"]
+__all__ = ["lab_of_three", "real_host", "three_hosts"]
 
 
 @pytest.fixture(scope="module")

@@ -72,11 +72,15 @@ class Product:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.manage("migrate", "-v0")
         self.start_web("web", self.port)
-        self._start("worker", "-m", "celery", "-A", "cloudops", "worker", "--concurrency", "2", "-l", "WARNING")
+        self.start_worker()
         self.start_migrations()
         self._start("beat", "-m", "celery", "-A", "cloudops", "beat", "-l", "WARNING", "-s", str(self.folder / "beat"))
         self._start("watcher", "manage.py", "watch")
         return self
+
+    def start_worker(self) -> None:
+        """The worker for everything but migrations."""
+        self._start("worker", "-m", "celery", "-A", "cloudops", "worker", "--concurrency", "2", "-l", "WARNING")
 
     def start_migrations(self, name: str = "migrations") -> None:
         """One more worker that runs migrations."""
