@@ -56,7 +56,9 @@ def _round(maintenance_id: UUID, clock: Clock) -> bool | None:
             return _act(seen, clock())
         asked = planning.asked(seen, now=now)
     capacity = planning.fingerprint()
-    solution = solve(asked, settings=runtime.current(), now=clock(), exact_seconds=EXACT_SECONDS)
+    # The exact solver is asked once for each state of the fleet: another time it would say the same.
+    exact_seconds = EXACT_SECONDS if job.plan.get("capacity") != capacity else 0.0
+    solution = solve(asked, settings=runtime.current(), now=clock(), exact_seconds=exact_seconds)
     with transaction.atomic():
         job = _take(maintenance_id)
         if job is None:

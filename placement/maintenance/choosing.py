@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any, Final
 from uuid import UUID
 
 from django.db import transaction
 
 from cloudops.core import events
 from cloudops.core.actors import Actor
-from cloudops.core.state import transition
 from cloudops.inventory.models import Connection, Host
 from placement.maintenance import jobs
 from placement.maintenance.errors import HostNeeded, HostNotChoosable, MoveOver, MoveUnderWay
 from placement.maintenance.looking import choice_of
 from placement.maintenance.options import Choice, Mode
+from placement.maintenance.rows import shift, update
 from placement.models import (
     Maintenance,
     MaintenanceHost,
@@ -24,7 +25,7 @@ from placement.models import (
 )
 
 UNDER_WAY = (MoveStatus.MOVING, MoveStatus.STOPPING)
-FRESH: dict[str, object] = {"tried_hosts": [], "attempts": 0, "retry_at": None, "target": None, "after": []}
+FRESH: Final[dict[str, Any]] = {"tried_hosts": [], "attempts": 0, "retry_at": None, "target": None, "after": []}
 
 
 def choose(
@@ -100,13 +101,11 @@ def retry(job: Maintenance, *, move: MaintenanceMove | None = None, by: Actor, n
 
 def _reset(row: MaintenanceMove, *, by: Actor, now: datetime) -> None:
     """As if it had never been tried."""
-    fields = {**FRESH, "reason_code": "", "reason": "", "remedy": "", "remedies": [], "updated_at": now}
+    fields: dict[str, Any] = {**FRESH, "reason_code": "", "reason": "", "remedy": "", "remedies": []}
     if row.status == MoveStatus.WAITING:
-        MaintenanceMove.objects.filter(pk=row.pk).update(**fields)
-        for name, value in fields.items():
-            setattr(row, name, value)
-        return
-    transition(row, to=MoveStatus.WAITING, by=by, now=now, **fields)
+        update(row, **fields)
+    else:
+        shift(row, to=MoveStatus.WAITING, by=by, now=now, **fields)
 
 
 def _go_on(job: Maintenance, *, now: datetime) -> None:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from cloudops.core.actors import Actor
 from cloudops.core.errors import Refusal
 from cloudops.core.models import Operation, RuntimeSettings
 from cloudops.core.operations import OperationRunning
-from cloudops.core.state import transition
 from cloudops.hypervisors.port import PowerAction, PowerState
 from cloudops.inventory.models import Vm
 from cloudops.inventory.power import HostNotUp, power
@@ -23,7 +22,8 @@ from placement.maintenance import words
 from placement.maintenance.looking import LIVE, Look
 from placement.maintenance.options import Choice, Mode
 from placement.maintenance.outlook import Remedy
-from placement.maintenance.settling import back_off, update
+from placement.maintenance.rows import shift, update
+from placement.maintenance.settling import back_off
 from placement.migration_errors import AlreadyThere, DifferentPlatforms, LocalStorage, NothingToReach, VmPinned
 from placement.models import Maintenance, MaintenanceMove, MoveStatus, VmMigration
 
@@ -118,7 +118,7 @@ def _migrate(seen: Look, move: MaintenanceMove, settings: RuntimeSettings, *, by
         _refused(seen.job, move, refusal, by=by, now=now)
         return False
     seen.busy = {**seen.busy, move.vm_id: operation}
-    transition(
+    shift(
         move,
         to=MoveStatus.MOVING,
         by=by,
@@ -129,14 +129,13 @@ def _migrate(seen: Look, move: MaintenanceMove, settings: RuntimeSettings, *, by
         remedy="",
         remedies=[],
         retry_at=None,
-        updated_at=now,
     )
     return True
 
 
 def _refused(job: Maintenance, move: MaintenanceMove, refusal: Refusal, *, by: Actor, now: datetime) -> None:
     """What each refusal means for the VM: wait, go elsewhere, or be blocked until somebody chooses."""
-    said = {"reason_code": refusal.code, "reason": refusal.detail, "remedy": refusal.remedy_text, "updated_at": now}
+    said = {"reason_code": refusal.code, "reason": refusal.detail, "remedy": refusal.remedy_text}
     if isinstance(refusal, OperationRunning):
         update(move, **{**said, "reason_code": words.OPERATION_RUNNING, "retry_at": now + timedelta(seconds=1)})
         return
@@ -155,7 +154,7 @@ def _refused(job: Maintenance, move: MaintenanceMove, refusal: Refusal, *, by: A
     else:
         buttons = [one.to_json() for one in _buttons(move, refusal)]
         pause = back_off(move.attempts)
-        transition(
+        shift(
             move,
             to=MoveStatus.BLOCKED,
             by=by,
@@ -194,11 +193,10 @@ def _stop(move: MaintenanceMove, *, by: Actor, now: datetime) -> None:
             reason=refusal.detail,
             remedy=refusal.remedy_text,
             retry_at=now + timedelta(seconds=2),
-            updated_at=now,
         )
         return
-    fields = {"reason_code": "", "reason": "", "remedy": "", "remedies": [], "retry_at": None, "updated_at": now}
-    transition(
+    fields: dict[str, Any] = {"reason_code": "", "reason": "", "remedy": "", "remedies": [], "retry_at": None}
+    shift(
         move, to=MoveStatus.STOPPING, by=by, now=now, severity="warning", operation=operation, target_id=None, **fields
     )
 

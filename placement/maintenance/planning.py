@@ -10,14 +10,14 @@ from uuid import UUID
 from django.db.models import Count, Max, Sum
 
 from cloudops.core.actors import Actor
-from cloudops.core.state import transition
 from cloudops.hypervisors.port import PowerState
 from placement.maintenance import words
 from placement.maintenance.ground import ALIVE, Asked
 from placement.maintenance.judging import BY_HAND, BY_ITSELF
 from placement.maintenance.looking import Look, choice_of, held_by_others
 from placement.maintenance.options import Choice, Mode
-from placement.maintenance.settling import back_off, update
+from placement.maintenance.rows import shift, update
+from placement.maintenance.settling import back_off
 from placement.maintenance.solving import Cannot, Solution, explain
 from placement.models import (
     HostCapacity,
@@ -30,8 +30,9 @@ from placement.planner.model import Move
 
 OWN_REASONS: Final = BY_ITSELF | BY_HAND
 LEAST_PAUSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 5.0
 WORTH: Final = 20.0
-"""After a plan that helped nobody, the next is not made before so many times what that took."""
+"""After a plan that left VMs blocked, the next is not made before so many times what that took."""
 
 
 def is_planned(move: MaintenanceMove) -> bool:
@@ -56,7 +57,8 @@ def needs_plan(seen: Look, *, now: datetime) -> bool:
         return False
     if job.planned_at is None:
         return True
-    pause = timedelta(seconds=max(LEAST_PAUSE_SECONDS, WORTH * float(job.plan.get("planning_seconds", 0.0))))
+    spent = float(job.plan.get("planning_seconds", 0.0))
+    pause = timedelta(seconds=min(LONGEST_PAUSE_SECONDS, max(LEAST_PAUSE_SECONDS, WORTH * spent)))
     waiting = [move for move in planned if move.status == MoveStatus.WAITING]
     if any(move.target_id is None and _due(move, now) for move in waiting):
         return True
@@ -166,7 +168,7 @@ def _drop_idle(seen: Look, legs: dict[UUID, Move], by: Actor, now: datetime) -> 
     ]
     for move in idle:
         if move.operation_id is not None:
-            transition(move, to=MoveStatus.MOVED, by=by, now=now, leaves_id=None, target_id=move.vm.host_id)
+            shift(move, to=MoveStatus.MOVED, by=by, now=now, leaves_id=None, target_id=move.vm.host_id)
     gone = {move.pk for move in idle if move.operation_id is None}
     MaintenanceMove.objects.filter(pk__in=gone).delete()
     seen.moves = [move for move in seen.moves if move.pk not in gone]
@@ -185,7 +187,7 @@ def _add_residents(seen: Look, legs: dict[UUID, Move], by: Actor, now: datetime)
                 )
             )
         elif row.status == MoveStatus.MOVED and row.vm.host_id == source:
-            transition(row, to=MoveStatus.WAITING, by=by, now=now, leaves_id=source, updated_at=now)
+            shift(row, to=MoveStatus.WAITING, by=by, now=now, leaves_id=source)
     created = MaintenanceMove.objects.bulk_create(new)
     fresh = MaintenanceMove.objects.filter(pk__in=[row.pk for row in created])
     seen.moves.extend(fresh.select_related("vm__host", "operation", "target"))
@@ -194,7 +196,7 @@ def _add_residents(seen: Look, legs: dict[UUID, Move], by: Actor, now: datetime)
 def _send(move: MaintenanceMove, leg: Move, position: int, solution: Solution, by: Actor, now: datetime) -> None:
     before = [solution.plan.moves[index].vm for index in leg.after]
     if move.status == MoveStatus.BLOCKED:
-        transition(
+        shift(
             move,
             to=MoveStatus.WAITING,
             by=by,
@@ -217,7 +219,6 @@ def _block(move: MaintenanceMove, why: Cannot, by: Actor, now: datetime) -> None
         "remedies": [one.to_json() for one in why.remedies],
         "target_id": None,
         "after": [],
-        "updated_at": now,
     }
     if move.status == MoveStatus.BLOCKED:
         if _due(move, now):
@@ -225,7 +226,7 @@ def _block(move: MaintenanceMove, why: Cannot, by: Actor, now: datetime) -> None
         update(move, **fields)
         return
     fields.update(retry_at=now + back_off(move.attempts))
-    transition(move, to=MoveStatus.BLOCKED, by=by, now=now, severity="warning", **fields)
+    shift(move, to=MoveStatus.BLOCKED, by=by, now=now, severity="warning", **fields)
 
 
 def _keep_gist(job: Maintenance, solution: Solution, capacity: list[int], now: datetime) -> None:

@@ -85,11 +85,14 @@ def release_host(job: Maintenance, *, host: Host, by: Actor, now: datetime, unco
             raise HostNotHeld(f"{host.name} is {state}.", host=str(host.pk))
         end_turns([row], by=by, now=now, uncordon=uncordon)
         events.record("maintenance.host_released", by=by, now=now, subject=job, data={"host": host.name})
+        begun = begin_turns(job, rows, by=by, now=now)
         if all(one.status == MaintenanceHostStatus.RELEASED for one in rows):
             transition(
                 job, to=MaintenanceStatus.COMPLETED, by=by, now=now, severity="notice", ended_at=now, wake_at=None
             )
         else:
+            if begun and job.status == MaintenanceStatus.HOLDING:
+                transition(job, to=MaintenanceStatus.DRAINING, by=by, now=now)
             jobs.wake(job, now=now)
         jobs.tell(job, [host.pk])
     return job

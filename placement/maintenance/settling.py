@@ -6,19 +6,20 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from cloudops.core import events, live
+from cloudops.core import events
 from cloudops.core.actors import Actor
-from cloudops.core.state import transition
 from cloudops.inventory.models import Vm
 from placement.maintenance import jobs, words
 from placement.maintenance.judging import BY_ITSELF, Verdict, judge
 from placement.maintenance.looking import Look, busy_of, look
 from placement.maintenance.options import Choice, Mode
 from placement.maintenance.outlook import Remedy
+from placement.maintenance.rows import shift, update
 from placement.models import Maintenance, MaintenanceMove, MoveStatus
 
 PASSING: Final = BY_ITSELF | {words.OPERATION_RUNNING}
 """Reasons that are wiped once they do not hold any more; others tell what happened and stay to be read."""
+NOTHING_SAID: Final[dict[str, Any]] = {"reason_code": "", "reason": "", "remedy": "", "remedies": []}
 FIRST_BACK_OFF_SECONDS: Final = 5.0
 LONGEST_BACK_OFF_SECONDS: Final = 300.0
 
@@ -83,8 +84,7 @@ def _apply(move: MaintenanceMove, verdict: Verdict, job: Maintenance, *, by: Act
             update(move, updated_at=now, **changed)
         return False
     was = move.status
-    transition(move, to=verdict.status, by=by, now=now, reason=verdict.said.words, updated_at=now, **fields)
-    live.publish(f"vm:{move.vm_id}")
+    shift(move, to=verdict.status, by=by, now=now, **fields)
     if verdict.status in {MoveStatus.WAITING, MoveStatus.BLOCKED}:
         return True
     return verdict.status == MoveStatus.MOVED and (move.resident or was != MoveStatus.MOVING)
@@ -92,28 +92,32 @@ def _apply(move: MaintenanceMove, verdict: Verdict, job: Maintenance, *, by: Act
 
 def _fields(move: MaintenanceMove, verdict: Verdict, now: datetime) -> dict[str, Any]:
     said = verdict.said
+    changes = verdict.status != move.status
     fields: dict[str, Any] = {}
     if said.code:
         fields.update(reason_code=said.code, reason=said.words, remedy=said.remedy, remedies=_remedies(move, verdict))
-    elif verdict.status in {MoveStatus.MOVED, MoveStatus.STOPPED} or (
-        verdict.status == MoveStatus.WAITING and move.reason_code in PASSING
-    ):
-        fields.update(reason_code="", reason="", remedy="", remedies=[])
+    elif _is_over(move, verdict, changes=changes):
+        fields.update(NOTHING_SAID)
+    if not changes:
+        return fields
     if verdict.status == MoveStatus.MOVED:
-        fields.update(target_id=move.vm.host_id, retry_at=None)
-        if verdict.status != move.status:
-            fields.update(leaves_id=None)
-    elif verdict.status in {MoveStatus.BLOCKED, MoveStatus.SKIPPED} and verdict.status != move.status:
+        fields.update(target_id=move.vm.host_id, retry_at=None, leaves_id=None)
+    elif verdict.status in {MoveStatus.BLOCKED, MoveStatus.SKIPPED, MoveStatus.WAITING}:
         fields.update(target_id=None, after=[], retry_at=None)
-    elif verdict.status == MoveStatus.WAITING and verdict.status != move.status:
-        fields.update(target_id=None, after=[], retry_at=None)
-        if move.leaves_id is not None:
-            fields.update(leaves_id=move.vm.host_id)  # parked on its way: it goes on from there
+    if verdict.status == MoveStatus.WAITING and move.leaves_id is not None:
+        fields.update(leaves_id=move.vm.host_id)  # parked on its way: it goes on from there
     if (failed := verdict.failed) is not None:
         tried = {"host_id": failed.target_id, "host_name": failed.target_name, "code": failed.code}
         tried |= {"detail": failed.detail, "at": now.isoformat()}
         fields.update(tried_hosts=[*move.tried_hosts, tried], attempts=move.attempts + 1)
     return fields
+
+
+def _is_over(move: MaintenanceMove, verdict: Verdict, *, changes: bool) -> bool:
+    """Whether what was said of the VM holds no more."""
+    if verdict.status == MoveStatus.WAITING:
+        return move.reason_code in PASSING
+    return changes and verdict.status in {MoveStatus.MOVED, MoveStatus.STOPPED}
 
 
 def _remedies(move: MaintenanceMove, verdict: Verdict) -> list[dict[str, Any]]:
@@ -128,10 +132,3 @@ def _remedies(move: MaintenanceMove, verdict: Verdict) -> list[dict[str, Any]]:
     elif verdict.status == MoveStatus.SKIPPED and move.choice == Choice.SKIP:
         found.append(words.remedy(Choice.NONE))
     return [one.to_json() for one in found]
-
-
-def update(move: MaintenanceMove, **fields: Any) -> None:
-    """Writes columns other than the status, and brings ``move`` up to date."""
-    MaintenanceMove.objects.filter(pk=move.pk).update(**fields)
-    for name, value in fields.items():
-        setattr(move, name, value)
