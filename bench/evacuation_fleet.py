@@ -13,6 +13,7 @@ VCPUS = 256
 TAGS = 8
 TAGS_PER_HOST = 3
 HOSTS_PER_CLUSTER = 10
+GROUP_SIZE = 5
 SIZES = ((2, 4), (2, 8), (4, 16), (8, 32), (16, 64), (8, 96))
 
 
@@ -54,6 +55,8 @@ class Planted:
     at: list[int] = field(default_factory=list)
     used_memory: list[int] = field(default_factory=list)
     used_vcpus: list[int] = field(default_factory=list)
+    mates: dict[int, list[int]] = field(default_factory=dict)
+    open_groups: set[int] = field(default_factory=set)
 
     def fits(self, v: int, host: int) -> bool:
         """Room and demands, groups included; where the VM is now counts as its cluster."""
@@ -67,8 +70,6 @@ class Planted:
 
     def _mate_on(self, v: int, host: int) -> bool:
         return any(self.at[w] == host for w in self.mates[self.group[v]] if w != v)
-
-    mates: dict[int, list[int]] = field(default_factory=dict)
 
     def move(self, v: int, host: int) -> None:
         old = self.at[v]
@@ -107,8 +108,6 @@ def _empty(shape: Shape, rng: random.Random) -> Planted:
 
 def _fill(fleet: Planted) -> None:
     rng, limit = fleet.rng, MEMORY_MIB / 1024 * fleet.shape.fill
-    open_groups: list[set[int]] = []
-    numbers: dict[int, int] = {}
     for host in range(fleet.shape.hosts):
         misses = 0
         while host not in fleet.sources and misses < 12 and fleet.used_memory[host] < limit:
@@ -117,10 +116,7 @@ def _fill(fleet: Planted) -> None:
                 misses += 1
                 continue
             _add(fleet, host, vcpus, memory)
-            fleet.group.append(_group(fleet, host, open_groups, numbers))
-    for v, group in enumerate(fleet.group):
-        if group >= 0:
-            fleet.mates.setdefault(group, []).append(v)
+            fleet.group.append(_group(fleet, host))
 
 
 def _add(fleet: Planted, host: int, vcpus: int, memory: int) -> None:
@@ -134,24 +130,23 @@ def _add(fleet: Planted, host: int, vcpus: int, memory: int) -> None:
     fleet.used_vcpus[host] += vcpus
 
 
-def _group(fleet: Planted, host: int, open_groups: list[set[int]], numbers: dict[int, int]) -> int:
-    """The group a new VM of this host joins, or -1."""
+def _group(fleet: Planted, host: int) -> int:
+    """The group the newest VM, which is on this host, joins; -1 for none."""
     rng = fleet.rng
     if rng.random() >= fleet.shape.apart:
         return -1
-    fitting = [group for group in open_groups if host not in group]
-    group = rng.choice(fitting) if fitting and rng.random() < 0.75 else set()
-    if not group:
-        open_groups.append(group)
-    number = numbers.setdefault(id(group), len(numbers))
-    group.add(host)
-    if len(group) >= 5:
-        open_groups[:] = [one for one in open_groups if one is not group]
-        _KEPT.append(group)
-    return number
-
-
-_KEPT: list[set[int]] = []
+    v = len(fleet.at) - 1
+    fitting = [group for group in sorted(fleet.open_groups) if all(fleet.at[w] != host for w in fleet.mates[group])]
+    if fitting and rng.random() < 0.75:
+        group = rng.choice(fitting)
+    else:
+        group = len(fleet.mates)
+        fleet.open_groups.add(group)
+        fleet.mates[group] = []
+    fleet.mates[group].append(v)
+    if len(fleet.mates[group]) >= GROUP_SIZE:
+        fleet.open_groups.discard(group)
+    return group
 
 
 def _lift(fleet: Planted) -> None:

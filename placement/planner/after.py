@@ -7,7 +7,7 @@ it counted all the others and has seen gone what it needs gone.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -99,10 +99,12 @@ def lower_bound(board: Board, targets: Sequence[tuple[int, int]]) -> float:
         leaving[source].append(seconds)
     every = [seconds for _, _, seconds, _ in (*jobs, *running)]
     bound = max(every, default=0.0)
+    begun = Counter(host for source, target, _, _ in running for host in (source, target))
     if limits.host_parallel:
-        bound = max([bound, *(_of_slots(seconds, limits.host_parallel) for seconds in work.values())])
+        slots = {host: max(limits.host_parallel, begun[host]) for host in work}
+        bound = max([bound, *(_of_slots(seconds, slots[host]) for host, seconds in work.items())])
     if limits.total:
-        bound = max(bound, _of_slots(every, limits.total)) if every else bound
+        bound = max(bound, _of_slots(every, max(limits.total, len(running))))
     free = _free_memory(board)
     for _, target, seconds, v in jobs:
         if free[target] < board.memory[v] and leaving[target]:

@@ -46,7 +46,7 @@ class Explainer:
     def stranded(self, v: int, *, refused: Kind | None = None, proven: bool = False) -> Stranded:
         """Everything about one VM. ``refused``: what kept it from being tried."""
         judged = _Judged(self, v)
-        blockers = (*self._refused(v, refused), *judged.blockers())
+        blockers = (*self._refused(v, refused), *judged.blockers()) or (self._nothing_else(v),)
         relaxations = sorted(
             (*self._unpinned(v, refused, judged), *judged.relaxations(refused)),
             key=lambda one: (list(Remedy).index(one.remedy), one.memory_mib + VCPU_WEIGHT * one.vcpus + one.consoles),
@@ -73,6 +73,13 @@ class Explainer:
             yield Blocker(refused, detail="there is room at the end, but no order of the moves leads there")
         elif refused is not None:
             yield Blocker(refused, detail=vm.why_not)
+
+    def _nothing_else(self, v: int) -> Blocker:
+        """No host rules it out by itself: there is none, or none has room for all that has to come along."""
+        if self.candidates.any():
+            names = ", ".join(self.board.vms[v].together)
+            return Blocker(Kind.TOGETHER, names, detail="no host has room for the whole group")
+        return Blocker(Kind.NOT_RECEIVING, detail="there is no other host")
 
     def _unpinned(self, v: int, refused: Kind | None, judged: _Judged) -> Iterator[Relaxation]:
         vm, hosts = self.board.vms[v], np.flatnonzero(judged.fits)
