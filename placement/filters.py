@@ -82,7 +82,7 @@ def _cpu(spec: Spec, fleet: Fleet) -> Column:
     """A guest that was given its host's own CPU needs the same; what a host does not tell is not held against it."""
     wanted = _one_of(spec.cpu_model, fleet.structure.cpu_models, fleet.structure.cpu_model, len(fleet))
     unknown = _one_of("", fleet.structure.cpu_models, fleet.structure.cpu_model, len(fleet), empty=True)
-    return wanted if wanted is None or unknown is None else wanted | unknown
+    return None if wanted is None or unknown is None else wanted | unknown
 
 
 def _one_of(value: str, known: tuple[str, ...], column: Ints, count: int, *, empty: bool = False) -> Column:
