@@ -2,8 +2,8 @@
 ``script/bench evacuation``.
 
 A full run installs proxlb-solver into a throw-away virtual environment; BENCH_PROXLB_PYTHON names the Python of one
-that is there already. BENCH_ONLY names cases by a part of their name. Every plan of ours is replayed by the verifier, at
-its own times and once more with random durations.
+that is there already. BENCH_ONLY names cases by a part of their name. Every plan of ours is replayed by the verifier,
+at its own times and once more with random durations.
 """
 
 from __future__ import annotations
