@@ -79,11 +79,11 @@ def _badly(hold: Hold, code: str, detail: str, remedy: str, cancelled: bool, now
 
 
 def _read_source_again(hold: Hold, now: datetime) -> None:
-    """A VM that was switched back and forth may have been seen paused: the inventory looks once more."""
+    """What the inventory did not believe while the VM moved, such as that it was shut down, holds now."""
     source = hold.row.source
     try:
         hold.renew_for(source)
-        sync.refresh_vm(source.endpoint, hold.row.vm.ref, now=now)
+        sync.hand_over(source.endpoint, hold.row.vm.ref, now=now)
     except (HypervisorError, NotFound, Unavailable) as error:
         log.info("source_not_read", operation=str(hold.row.pk), error=str(error))
 

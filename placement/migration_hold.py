@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 RUNNER: Final[Actor] = system("migration")
 LEASE_SECONDS: Final = 8.0
 """How long a runner may be silent between two calls; a hypervisor call adds that endpoint's own deadline."""
+READ_AGAIN_SECONDS: Final = 10.0
 
 
 class Lost(Exception):
@@ -40,10 +41,20 @@ class Hold:
         self.row = row
         self.me = row.runner
         self.clock = clock
+        self._read_at = clock()
 
     def load(self) -> None:
-        """Reads the row again. Raises :class:`Lost`."""
-        self.row = _load(self.row.pk, self.me)
+        """Sees whether an abort was asked for; from time to time everything is read again, as addresses and
+        credentials of hosts may change meanwhile. Raises :class:`Lost`."""
+        now = self.clock()
+        if (now - self._read_at).total_seconds() >= READ_AGAIN_SECONDS:
+            self.row, self._read_at = _load(self.row.pk, self.me), now
+            return
+        mine = VmMigration.objects.filter(pk=self.row.pk, runner=self.me, ended_at__isnull=True)
+        said = mine.order_by().values_list("abort_requested_at", "abort_requested_by").first()
+        if said is None:
+            raise Lost
+        self.row.abort_requested_at, self.row.abort_requested_by = said
 
     def write(self, now: datetime, **fields: Any) -> None:
         """The only way the row changes: while it is ours. Also the heartbeat. Raises :class:`Lost`."""
