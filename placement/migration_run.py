@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import structlog
 from django.db import transaction
 
-from cloudops.core import events, live, operations, runtime
+from cloudops.core import events, live, operations
 from cloudops.core.errors import NotFound, Unavailable
-from cloudops.core.models import Operation, RuntimeSettings
+from cloudops.core.models import Operation
 from cloudops.hypervisors.port import HypervisorError, InvalidState, MigrationState, PowerState, VmNotFound
 from cloudops.inventory import endpoints, sync
 from cloudops.inventory.models import Vm
 from placement import migration_end, migration_hold, migration_words, whereabouts
 from placement.migration_errors import Interrupted, LeftPaused, StoppedMeanwhile, TimedOutMigration, Vanished
 from placement.migration_hold import RUNNER, Hold, Lost
+from placement.migration_turns import Turns
 from placement.models import VmMigration
 from placement.vm_migrations import CHECK, CLEAN, COPY, VERIFY
 from placement.whereabouts import ALIVE, Place, Sight, Verdict
@@ -31,8 +32,6 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS: Final = 0.5
 PATIENT_SECONDS: Final = 2.0
 """Between two looks while nothing can be done."""
-TURN_SECONDS: Final = 1.0
-"""After so long a migration that waits for its turn asks again."""
 ABORT_EVERY_SECONDS: Final = 2.0
 MOST_BEGINNINGS: Final = 2
 Phase = VmMigration.Phase
@@ -93,7 +92,7 @@ class _Runner:
         words = self._take_turn(now)
         if words:
             self.hold.say(CHECK, "pending", words)
-            self.hold.let_go(until=now + timedelta(seconds=TURN_SECONDS))
+            self.hold.let_go(until=now)
             return False
         self.wait_seconds = 0.0
         return True
@@ -101,23 +100,10 @@ class _Runner:
     def _take_turn(self, now: datetime) -> str:
         """Within the limits the phase becomes COPYING; else why not yet. One runner decides at a time."""
         with transaction.atomic():
-            RuntimeSettings.objects.select_for_update(no_key=True).filter(pk=1).first()
-            limits = runtime.current()
-            busy = list(
-                VmMigration.objects.filter(ended_at__isnull=True, phase__in=[Phase.COPYING, Phase.VERIFYING])
-                .order_by()
-                .values_list("source_id", "target_id")
-            )
-            if len(busy) >= limits.migration_total_limit:
-                return migration_words.waiting("", len(busy), limits.migration_total_limit)
-            job = self.row.maintenance
-            most = (job.host_parallel if job is not None else None) or limits.migration_host_limit
-            for host in (self.row.source, self.row.target):
-                moving = sum(1 for pair in busy if host.pk in pair)
-                if moving >= most:
-                    return migration_words.waiting(host.name, moving, most)
-            self.hold.write(now, phase=Phase.COPYING)
-        return ""
+            words = Turns.read(lock=True).why_not_yet(self.row)
+            if not words:
+                self.hold.write(now, phase=Phase.COPYING)
+        return words
 
     def _check_and_begin(self) -> bool:
         """Nothing was begun yet, so whatever speaks against it ends it with the VM untouched."""

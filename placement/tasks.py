@@ -36,6 +36,8 @@ def run_migration(operation_id: str) -> None:
         migration_run.run(operation, clock=timezone.now)
     except Conflict as conflict:
         log.info("operation_taken", operation=operation_id, code=conflict.code)
+        return
+    vm_migrations.recover(now=timezone.now())  # the next one's turn may have come
 
 
 @shared_task(name="placement.tasks.recover_migrations")

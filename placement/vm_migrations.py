@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -36,6 +37,7 @@ from placement.migration_errors import (
     VmNotMovable,
     VmPinned,
 )
+from placement.migration_turns import Turns
 from placement.models import ClaimKind, Maintenance, VmMigration
 from placement.spec import Purpose, Spec
 
@@ -135,17 +137,8 @@ def migrate(
     """
     vm = Vm.objects.select_related("host__endpoint", "host__cluster", "project", "offering", "template").get(pk=vm.pk)
     options = options or Options.of(runtime.current())
-    mode = _demand_movable(vm, to, options)
-    vm.pinned = False  # not written: from here on it is asked for all the same
-    wanted = spec or requests.spec_for(
-        vm,
-        purpose=Purpose.MIGRATE,
-        across_clusters=options.across_clusters,
-        exclude_hosts=_unreachable_from(vm.host),
-        drop_soft_tags=options.drop_soft_tags,
-        copy_storage=options.copy_storage,
-        now=now,
-    )
+    mode = demand_movable(vm, to, options)
+    wanted = spec or spec_of_move(vm, options, now=now)
     if to is not None:
         wanted = replace(wanted, only_hosts=(str(to.pk),), only_reason=f"It was asked to go to {to.name}.")
     try:
@@ -196,8 +189,23 @@ def _start(
     return operation
 
 
-def _demand_movable(vm: Vm, to: Host | None, options: Options) -> str:
-    """The mode; or a refusal in words."""
+def spec_of_move(vm: Vm, options: Options, *, now: datetime) -> Spec:
+    """What the VM needs of a destination. A pin does not count: it is a refusal of its own, or was overruled."""
+    free = copy(vm)
+    free.pinned = False
+    return requests.spec_for(
+        free,
+        purpose=Purpose.MIGRATE,
+        across_clusters=options.across_clusters,
+        exclude_hosts=_unreachable_from(vm.host),
+        drop_soft_tags=options.drop_soft_tags,
+        copy_storage=options.copy_storage,
+        now=now,
+    )
+
+
+def demand_movable(vm: Vm, to: Host | None, options: Options) -> str:
+    """The mode; or a refusal in words. ``vm`` with its host joined."""
     if vm.missing_since is not None:
         raise VmNotMovable(f"{vm.host.name} does not report {vm.name} any more.")
     if vm.host.connection != Connection.UP:
@@ -276,12 +284,16 @@ def running(host_ids: Sequence[UUID] | None = None) -> Running:
 
 
 def recover(*, now: datetime) -> int:
-    """Queues again every migration that no worker has in hand; returns how many. The next runner looks where the VM
-    really is before it does anything."""
-    rows = VmMigration.objects.filter(ended_at__isnull=True).order_by("created_at")
-    lost = Q(runner_until__lt=now) | Q(runner_until__isnull=True, created_at__lt=now - timedelta(seconds=2))
-    count = 0
-    for row in rows.filter(lost).select_related("operation"):
+    """Queues every migration that no worker has in hand: those whose turn has come, oldest first, and those whose
+    worker is gone; returns how many. The next runner looks where the VM really is before it does anything."""
+    rows = VmMigration.objects.filter(ended_at__isnull=True).order_by("created_at", "pk")
+    lost = Q(runner_until__lte=now) | Q(runner_until__isnull=True, created_at__lt=now - timedelta(seconds=2))
+    turns, count = Turns.read(), 0
+    for row in rows.filter(lost).select_related("operation", "source", "target", "maintenance"):
+        if row.phase == VmMigration.Phase.PREPARING and row.abort_requested_at is None:
+            if turns.why_not_yet(row):
+                continue
+            turns.count(row)
         mine = VmMigration.objects.filter(pk=row.pk, runner=row.runner, runner_until=row.runner_until)
         until = now + timedelta(seconds=REQUEUE_SECONDS)
         if not mine.update(runner="", runner_until=until):

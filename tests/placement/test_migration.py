@@ -485,6 +485,45 @@ def test_migrations_wait_for_their_turn(world: Moving) -> None:
     assert vm_migrations.running().total == 0
 
 
+def test_only_those_whose_turn_has_come_are_queued(world: Moving, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = world.hosts
+    third, fourth = world.add_host(3), world.add_host(4)
+    queued: list[str] = []
+    waiting = []
+    for number in range(4):
+        waiting.append(world.migrate(world.add_vm(f"vm{number}", first), second))
+        world.pause(0.01)
+    elsewhere = world.migrate(world.add_vm("other", third), fourth)
+    monkeypatch.setattr(vm_migrations, "enqueue", lambda _, pk, **__: bool(queued.append(pk)) or True)
+    world.pause(5)
+    assert vm_migrations.recover(now=world.now) == 3
+    assert queued == [str(waiting[0].pk), str(waiting[1].pk), str(elsewhere.pk)]
+    RuntimeSettings.objects.update(migration_total_limit=1)
+    world.pause(60)
+    queued.clear()
+    assert vm_migrations.recover(now=world.now) == 1
+    assert queued == [str(waiting[0].pk)]
+
+
+def test_hosts_behind_one_endpoint(world: Moving) -> None:
+    """As behind a vCenter: the VM is known all the time, on one host or the other."""
+    uri = f"simulated://{world.name}-both?hosts=2&vms=4"
+    simulated.reset(uri)
+    cluster = world.hosts[0].cluster
+    first, second = hosts.add_host(kind="simulated", uri=uri, cluster=cluster, by=BY, now=world.now)
+    world.sync(first)
+    vm = Vm.objects.filter(host=first, power_state="running")[0]
+    operation = world.run(world.migrate(vm, second))
+    assert operation.status == "succeeded", operation.error_detail
+    vm.refresh_from_db()
+    assert (vm.host, vm.power_state) == (second, "running")
+    world.fault(first, error=MigrationFailed, at_percent=30)
+    assert world.run(world.migrate(vm, first)).status == "failed"
+    vm.refresh_from_db()
+    assert vm.host == second
+    claims_add_up()
+
+
 def test_a_queue_that_nobody_serves_is_said(world: Moving) -> None:
     first, second = world.hosts
     migration = world.migrate(world.add_vm("web", first), second)
