@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from typing import Any
+from uuid import UUID
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cloudops.settings")
 
@@ -51,7 +52,7 @@ def migrate(*, vm: str, to: str, **options: Any) -> str:
 
 
 def abort(*, operation: str) -> None:
-    vm_migrations.abort(VmMigration.objects.get(pk=operation), by=BY, now=timezone.now())
+    vm_migrations.abort(VmMigration.objects.get(pk=UUID(operation)), by=BY, now=timezone.now())
 
 
 if __name__ == "__main__":

@@ -494,7 +494,12 @@ def test_only_those_whose_turn_has_come_are_queued(world: Moving, monkeypatch: p
         waiting.append(world.migrate(world.add_vm(f"vm{number}", first), second))
         world.pause(0.01)
     elsewhere = world.migrate(world.add_vm("other", third), fourth)
-    monkeypatch.setattr(vm_migrations, "enqueue", lambda _, pk, **__: bool(queued.append(pk)) or True)
+
+    def enqueue(_: str, pk: str, **__: float) -> bool:
+        queued.append(pk)
+        return True
+
+    monkeypatch.setattr(vm_migrations, "enqueue", enqueue)
     world.pause(5)
     assert vm_migrations.recover(now=world.now) == 3
     assert queued == [str(waiting[0].pk), str(waiting[1].pk), str(elsewhere.pk)]
