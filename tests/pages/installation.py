@@ -15,7 +15,7 @@ from cloudops.managers.models import ServerProcess
 from consoles.models import ConsoleSession, ForeignConnection
 from consoles.reasons import ClosedReason
 from placement import capacity, claims, decisions, groups
-from placement.models import AffinityGroup, Decision
+from placement.models import AffinityGroup, Decision, Maintenance, MaintenanceHost, MaintenanceMove
 from placement.requests import spec_for
 from placement.spec import Purpose
 
@@ -41,6 +41,8 @@ class Installation:
     template: Template
     group: AffinityGroup
     decision: Decision
+    job: Maintenance
+    move: MaintenanceMove
 
 
 def _user(name: str, role: str, password: str) -> User:
@@ -76,9 +78,11 @@ def build(
     opened = _sessions(now, vms, [cast["tina"], cast["olga"], cast["anna"], *members[:40]], process, sessions)
     operation = _happenings(now, made, vms, cast["anna"], project)
     template, group, decision = _placed(now, vms)
+    job, move = _maintained(now, made, vms)
     return Installation(
         cast["anna"], cast["olga"], cast["tina"], cast["stan"],
         project, clusters, made, vms, opened, process, offering, operation, template, group, decision,
+        job, move,
     )  # fmt: skip
 
 
@@ -96,6 +100,27 @@ def _placed(now: datetime, vms: list[Vm]) -> tuple[Template, AffinityGroup, Deci
     decision = decisions.dry_run(asked, by=by, now=now, store=True, vm=vm).decision
     assert decision is not None
     return template, group, decision
+
+
+def _maintained(now: datetime, hosts: list[Host], vms: list[Vm]) -> tuple[Maintenance, MaintenanceMove]:
+    """A job that was completed an hour ago, with VMs that were moved, and some that stayed."""
+    started = now - timedelta(hours=2)
+    job = Maintenance.objects.create(
+        title=f"Maintenance of {hosts[-1].name}", reason="New firmware", status="completed", requested_by_name="anna",
+        created_at=started, started_at=started, emptied_at=started, ended_at=now - timedelta(hours=1),
+    )  # fmt: skip
+    MaintenanceHost.objects.create(
+        maintenance=job, host=hosts[-1], status="released", started_at=started, emptied_at=started, released_at=started
+    )
+    moves = [
+        MaintenanceMove(
+            maintenance=job, vm=vm, source=hosts[-1], target_id=vm.host_id, position=n,
+            status="skipped" if n == 3 else "moved", updated_at=started,
+        )
+        for n, vm in enumerate(vms[:40])
+    ]  # fmt: skip
+    MaintenanceMove.objects.bulk_create(moves)
+    return job, moves[0]
 
 
 _CAST = {"anna": Role.ADMIN, "olga": Role.OPERATOR, "tina": Role.TENANT, "stan": Role.TENANT}
@@ -225,8 +250,8 @@ def _happenings(now: datetime, hosts: list[Host], vms: list[Vm], admin: User, pr
             data={"n": n} if n % 3 == 0 else {},
             **(subject_of(subject) if subject else {}),
         ).save()
-    _operation(now, admin, None, status="failed", title="Stop db-000-1", subject_id="y", error="hypervisor-timeout")
-    return _operation(now, admin, project, status="running", title="Start web-000-0", subject_id="x")
+    _operation(now, admin, None, status="failed", title="Stop db-000-1", subject_id=str(uuid4()), error="hypervisor-timeout")
+    return _operation(now, admin, project, status="running", title="Start web-000-0", subject_id=str(uuid4()))
 
 
 def _operation(

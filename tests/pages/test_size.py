@@ -12,7 +12,7 @@ from django.utils import timezone
 from tests.pages.conftest import As
 from tests.pages.installation import Installation, build
 
-MOST_QUERIES = 22
+MOST_QUERIES = 26
 
 
 def _addresses(of: Installation) -> dict[str, str]:
@@ -41,6 +41,9 @@ def _addresses(of: Installation) -> dict[str, str]:
         "decision": f"/placement/decisions/{of.decision.pk}/",
         "dry run": f"/placement/try/?vm={of.vms[0].pk}",
         "groups": "/placement/groups/",
+        "maintenances": "/maintenance/",
+        "maintenance": f"/maintenance/{of.job.pk}/",
+        "maintenance, hosts": "/maintenance/new/",
         "servers": "/servers/",
         "settings": "/settings/",
         "audit": "/audit/",
@@ -86,11 +89,13 @@ def _forget() -> None:
     """Everything but the schema goes, so that the second installation is built from nothing."""
     from cloudops.accounts.models import Project, User
     from cloudops.core.models import Event, Operation
-    from cloudops.inventory.models import Cluster, Endpoint, Offering, Tag
+    from cloudops.inventory.models import Cluster, Endpoint, Offering, Tag, Template
     from cloudops.managers.models import ServerProcess
+    from placement.models import AffinityGroup, Maintenance
 
-    for model in (Endpoint, Cluster, Offering, Tag, ServerProcess, Event, Operation, Project, User):
+    for model in (Endpoint, Cluster, Offering, Template, Tag, AffinityGroup, Maintenance, ServerProcess, Event, Operation, Project):
         model._default_manager.all().delete()
+    User.objects.all().delete()
 
 
 @pytest.mark.django_db
