@@ -112,7 +112,8 @@ class DiskFacts:
 class VmFacts:
     """A VM as its hypervisor reports it. ``ref`` is the VM's UUID on libvirt, its instance UUID on vSphere.
 
-    ``cpu_model`` is what the guest was given; empty for the hypervisor's default, which any host has.
+    ``networks`` are those that :attr:`HostFacts.networks` names too; ``cpu_model`` is what the guest was given, empty
+    for the hypervisor's default, which any host has.
     """
 
     ref: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -9,9 +10,11 @@ from dataclasses import replace
 
 import pytest
 
-from cloudops.hypervisors.libvirt import migration
+from cloudops.hypervisors.libvirt import migration, reach
 from cloudops.hypervisors.port import (
     DestinationUnreachable,
+    DiskFacts,
+    DiskKind,
     EndpointSpec,
     Kind,
     MigrationInterrupted,
@@ -23,9 +26,10 @@ from cloudops.hypervisors.port import (
 )
 from cloudops.lab.domain import GuestSpec
 from cloudops.lab.lab import Lab
+from cloudops.lab.libvirtd import LibvirtHost
 from cloudops.lab.process import ServiceError
 from tests.hypervisors.contract import eventually, opened
-from tests.hypervisors.migration_contract import LIVE, OFFLINE, MigrationContract, Pair, ended, is_there
+from tests.hypervisors.migration_contract import LIVE, OFFLINE, MigrationContract, Pair, ended, failure, is_there
 from tests.lab.fixtures import guest_image
 
 pytestmark = pytest.mark.real
@@ -181,3 +185,71 @@ def test_a_cpu_that_the_destination_lacks_is_said_before(lab_of_two: Lab) -> Non
             assert source.vm(name).cpu_model == "EPYC-Milan"
     finally:
         host.virsh("undefine", "picky")
+
+
+_POOL = "<pool type='dir'><name>images</name><target><path>/var/lib/libvirt/images</path></target></pool>"
+_VOLUME = "<volume><name>disk.raw</name><capacity unit='MiB'>8</capacity><target><format type='raw'/></target></volume>"
+_DEVICES = """<disk type='file' device='disk'><driver name='qemu' type='raw'/>
+<source file='/var/lib/libvirt/images/disk.raw'/><target dev='vda' bus='virtio'/></disk>
+<interface type='bridge'><source bridge='labbr'/><model type='virtio'/></interface></devices>"""
+
+
+def _virsh(host: LibvirtHost, command: str, xml: str, *arguments: str) -> None:
+    file = host.state_dir / "given.xml"
+    file.write_text(xml)
+    host.virsh(command, *arguments, str(file))
+
+
+def _own_devices(host: LibvirtHost, command: str) -> None:
+    """A lab host has the machine's /sys, where its own bridges are not to be seen."""
+    inside = ["nsenter", f"--target={host.daemon_pids()[0]}", "--mount", "--net"]
+    subprocess.run([*inside, *command.split()], check=True)
+
+
+def _bridge(host: LibvirtHost, *, present: bool) -> None:
+    command = ["nsenter", f"--net={host.network_namespace}", "ip", "link"]
+    subprocess.run([*command, *(["add", "labbr", "up", "type", "bridge"] if present else ["del", "labbr"])], check=True)
+
+
+def test_disks_and_bridges_are_looked_at_and_local_disks_copied_if_asked(
+    lab_of_two: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "KEEP_SECONDS", 0.0)
+    lab = lab_of_two
+    first, second = lab.host("kvm-01"), lab.host("kvm-02")
+    for host in (first, second):  # each has a directory of its own there
+        _virsh(host, "pool-define", _POOL)
+        host.virsh("pool-build", "images")
+        host.virsh("pool-start", "images")
+        _own_devices(host, "mount -t sysfs sysfs /sys")
+    try:
+        _bridge(first, present=True)
+        _virsh(first, "vol-create", _VOLUME, "images")
+        vm = first.ensure_guest(GuestSpec("disked", memory_mib=32), start=False)
+        _virsh(first, "define", first.virsh("dumpxml", "disked").replace("</devices>", _DEVICES))
+        first.virsh("start", "disked")
+        with opened(_spec(lab, "kvm-01")) as source, opened(_spec(lab, "kvm-02")) as destination:
+            assert source.hosts()[0].networks == ("labbr",)
+            assert source.vm(vm).networks == ("labbr",)
+            assert source.vm(vm).disks == (DiskFacts("vda", "/var/lib/libvirt/images/disk.raw", DiskKind.LOCAL),)
+            there = _target(lab, "kvm-02")
+            codes = [one.code for one in source.check_migration(vm, there, LIVE)]
+            assert codes == ["migration-unsafe", "destination-network-missing"]
+            copying = MigrationOptions(copy_storage=True)
+            assert failure(source, vm, there, copying).code == "destination-network-missing"
+            assert source.vm(vm).power_state is PowerState.RUNNING
+            _bridge(second, present=True)
+            assert list(source.check_migration(vm, there, copying)) == []
+            source.migrate(vm, there, copying)
+            assert ended(source, vm).state is MigrationState.COMPLETED
+            assert destination.vm(vm).power_state is PowerState.RUNNING
+        assert "disk.raw" in second.virsh("vol-list", "images")
+    finally:
+        lab.reset()
+        for host in (first, second):
+            host.virsh_quietly("vol-delete", "disk.raw", "--pool", "images")
+            for act in ("pool-destroy", "pool-undefine"):
+                host.virsh_quietly(act, "images")
+            _own_devices(host, "umount /sys")
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _bridge(host, present=False)

@@ -211,5 +211,6 @@ def _has_volume(handle: Any, path: str) -> bool:
 
 
 def _networks(mover: _Mover, there: Reach) -> Sequence[HypervisorError]:
-    missing = sorted(set(read_networks(mover.xml)) - set(there.networks))
+    known = {name for name in read_networks(mover.xml) if name in mover.reach.networks}
+    missing = sorted(known - set(there.networks))
     return [NetworkMissing(f"{mover.name} uses {name}, which the destination does not have.") for name in missing]

@@ -103,7 +103,8 @@ def vm_facts(domain: libvirt.virDomain, host_ref: str, reach: Reach, state: int,
         guest_os=definition.guest_os,
         has_console=definition.vnc is not None,
         disks=tuple(reach.disk(source) for source in definition.disks),
-        networks=definition.networks,
+        # A bridge that not even its own host tells of (libvirt may lack the driver for it) says nothing of others.
+        networks=tuple(name for name in definition.networks if name in reach.networks),
         cpu_model=definition.cpu_model,
     )
 

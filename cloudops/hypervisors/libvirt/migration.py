@@ -23,10 +23,12 @@ from cloudops.hypervisors.libvirt.session import Session
 from cloudops.hypervisors.libvirt.uri import parse_uri
 from cloudops.hypervisors.port import (
     Busy,
+    DestinationIncompatible,
     DestinationUnreachable,
     EndpointSpec,
     HypervisorError,
     InvalidState,
+    Kind,
     MigrationInterrupted,
     MigrationOptions,
     MigrationState,
@@ -290,6 +292,8 @@ def _demand_ready(handle: Any, vm_ref: str, options: MigrationOptions) -> None:
 
 def _demand_reachable(target: MigrationTarget, deadline: float) -> None:
     """libvirtd would wait for minutes for a destination that does not answer, and could not be stopped from it."""
+    if target.spec.kind is not Kind.LIBVIRT:
+        raise DestinationIncompatible(f"A libvirt VM cannot move to a host of kind {target.spec.kind}.")
     if not target.uri:
         raise DestinationUnreachable("The destination has no address where other hosts reach it.", remedy=NO_URI_REMEDY)
     session = Session(target.spec, parse_uri(target.spec.uri))

@@ -20,6 +20,17 @@ KEEP_SECONDS = 60.0
 _SHARED = {"netfs", "gluster", "rbd", "iscsi", "iscsi-direct", "sheepdog", "vstorage"}
 _LOCAL = {"dir", "fs", "disk", "zfs"}
 _REMOVABLE = {"cdrom", "floppy"}
+_NONE = {
+    libvirt.VIR_ERR_NO_SUPPORT,
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_OPERATION_DENIED,
+    libvirt.VIR_ERR_ACCESS_DENIED,
+    libvirt.VIR_ERR_NO_NETWORK,
+    libvirt.VIR_ERR_NO_STORAGE_POOL,
+    libvirt.VIR_ERR_NO_INTERFACE,
+}
+_TAPS = ("vnet", "tap", "macvtap")
+"""Guests' own interfaces; there may be hundreds, and none is a bridge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,10 @@ class ReachReader:
             known = self._known
         if known is not None and time.monotonic() - known[0] < KEEP_SECONDS:
             return known[1]
-        reach = Reach(networks_of(handle), pools_of(handle))
+        try:
+            reach = Reach(networks_of(handle), pools_of(handle))
+        except libvirt.libvirtError:  # a line that broke shows in whatever is asked next; what is known still holds
+            return known[1] if known is not None else Reach()
         with self._lock:
             self._known = (time.monotonic(), reach)
         return reach
@@ -95,10 +109,12 @@ class ReachReader:
 
 def networks_of(handle: Any) -> tuple[str, ...]:
     """Names of active networks and of bridges."""
-    names = {
-        network.name() for network in _listed(lambda: handle.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE))
-    }
-    for interface in _listed(lambda: handle.listAllInterfaces(libvirt.VIR_CONNECT_LIST_INTERFACES_ACTIVE)):
+    networks = _listed(lambda: handle.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE))
+    names = {network.name() for network in networks}
+    # Not only active ones: a bridge to which nothing is connected yet does not count as such.
+    for interface in _listed(lambda: handle.listAllInterfaces(0)):
+        if interface.name().startswith(_TAPS):
+            continue
         for xml in _listed(lambda interface=interface: [interface.XMLDesc(0)]):  # type: ignore[misc]
             if ET.fromstring(xml).get("type") == "bridge":  # noqa: S314  (from libvirtd)
                 names.add(interface.name())
@@ -173,8 +189,11 @@ def _attribute(element: ET.Element, path: str, name: str) -> str:
 
 
 def _listed(ask: Callable[[], Sequence[Any]]) -> Sequence[Any]:
-    """Nothing where libvirt has no driver for such things, or where one went away just now."""
+    """Nothing where libvirt has no driver for such things or lets us not see them, or where one went away just now."""
     try:
         return ask()
-    except libvirt.libvirtError:
-        return []
+    except libvirt.libvirtError as error:
+        no_daemon = "Failed to connect socket" in (error.get_error_message() or "")  # virtnetworkd, virtstoraged …
+        if error.get_error_code() in _NONE or no_daemon:
+            return []
+        raise
