@@ -12,6 +12,7 @@ from placement.planner.board import Board, Layout, Unit
 from placement.planner.explain import Explainer, amount
 from placement.planner.model import Kind, Load, Move, Plan, Problem, Proof, Relaxation, Remedy, Stranded
 from placement.planner.order import Order, arrange
+from placement.planner.room import WORDS, least_left
 from placement.planner.search import Budget, Found, search, take_home
 from placement.planner.units import Ceiling, Wanted, wanted
 
@@ -76,7 +77,10 @@ def _place(board: Board, budget: Budget, exact_seconds: float) -> _Draft:
     if any(unit in asked.anchored for unit in found.left):
         units, found = _with_whole_groups(board, asked, units, found, budget)
     draft = _Draft(board, found.layout, left, proven=not found.left)
-    if found.left and exact_seconds > 0:
+    least = least_left(board, units, found.left) if found.left else 0
+    if found.left and len(found.left) <= least and not asked.anchored:
+        draft.proven, draft.solver = True, WORDS.format(count=least)
+    elif found.left and exact_seconds > 0:
         found = _exactly(draft, units, found, exact_seconds, anchored=bool(asked.anchored))
     for unit in found.left:
         left.update((v, None) for v in unit.vms if v in board.movers)

@@ -66,11 +66,12 @@ def solve(board: Board, movers: Sequence[Unit], *, hint: Layout, seconds: float,
     made = _build(board, movers, residents, hint, hosts)
     for unit in range(made.movers):
         made.model.AddExactlyOne(_row(made, unit))
-    status, places = _run(made, seconds / 2, seed)
+    limit = seconds / 2 if whole else seconds
+    status, places = _run(made, limit, seed)
     if places is not None:
         return Answer(places, 0, proven=True, words="The exact solver found a place for every VM.")
     if not whole or status != "INFEASIBLE":
-        words = f"The exact solver found nothing better within {seconds:g} seconds and proved nothing."
+        words = f"The exact solver found nothing better within {limit:g} seconds and proved nothing."
         return Answer((), len(movers), proven=False, words=words)
     return _most(board, movers, residents, hint, seconds / 2, seed)
 

@@ -16,6 +16,7 @@ from itertools import combinations
 import numpy as np
 
 from placement.planner.board import Board, Column, Layout, Unit
+from placement.planner.room import least_left
 
 HOSTS_TRIED = 12
 SINGLES_TRIED = 6
@@ -184,7 +185,7 @@ def search(board: Board, units: Sequence[Unit], *, budget: Budget, start: Layout
         found = _try(board, order, budget, rng, lifted=attempt % 2 == 0)
         if attempt == 0 or _cost(found) < _cost(best):
             best = found
-        if not best.left or budget.over():
+        if not best.left or budget.over() or len(best.left) <= least_left(board, units, best.left):
             break
         for unit in found.left:
             weight[unit.vms[0]] *= 2.0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 
 from bench.evacuation_fleet import Shape, planted
-from placement.planner import core, exact, plan, prove, verify
+from placement.planner import core, exact, plan, prove, room, verify
 from placement.planner.board import Board, Layout
 from placement.planner.model import Kind, Problem, Proof, Remedy
 from placement.planner.search import Budget, Found
+from placement.planner.units import wanted
 from tests.placement.planner.small import GIB, host, problem, rule, vm
 
 
@@ -75,3 +77,30 @@ def test_a_solvable_problem_needs_no_solver(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(exact, "solve", lambda *args, **named: pytest.fail("asked"))
 
     assert prove(planted(Shape("small", 8, 1, 0.95), 1)).solvable is True
+
+
+def test_too_little_room_in_all_is_proven_without_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "solve", lambda *args, **named: pytest.fail("asked"))
+    vms = [vm(f"v{i}", "a", 50) for i in range(6)]
+
+    found = plan(problem([host("a", 400), host("b", 100), host("c", 100)], vms, "a"))
+
+    assert len(found.stranded) == 2
+    assert found.proof is Proof.PROVEN
+    assert found.solver == room.WORDS.format(count=2)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_what_is_proven_by_room_alone_never_exceeds_what_the_solver_proves(seed: int) -> None:
+    asked = planted(Shape("full", 6, 1, 0.98, shuffled=5), seed)
+    extra = tuple(
+        replace(one, id=f"extra-{i}", host=min(asked.sources), apart=())
+        for i, one in enumerate(asked.vms[:: 2 + seed % 5])
+    )
+    board = Board(replace(asked, vms=asked.vms + extra))
+    units = [unit for unit in wanted(board).units if unit.legal.any()]
+
+    answer = exact.solve(board, units, hint=Layout(board), seconds=10, seed=1)
+
+    assert answer.proven
+    assert room.least_left(board, units, units) <= answer.left
