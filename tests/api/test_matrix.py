@@ -96,6 +96,7 @@ TABLE = [
     Row("post", "/vms/assign/", ADMIN, {"vms": ["{loose}"], "project": "{apollo}"}),
     Row("get", "/vms/{web}/", OWN),
     Row("patch", "/vms/{web}/", CHANGE_FLEET, {"offering": "{offering}"}),
+    Row("patch", "/vms/{web}/", CHANGE_FLEET, {"pinned": True, "template": None}, note="placement"),
     Row("post", "/vms/{simulated}/power/", (401, 404, 202, 202, 202), {"action": "shutdown"}),
     Row("get", "/vms/{simulated}/screenshot/", (401, 404, 200, 403, 200), note="operator without console right"),
     Row("post", "/vms/{simulated}/refresh/", OWN),

@@ -231,6 +231,33 @@ def test_the_fleet_survives_reopening(uri: str) -> None:
     registry.close_all()
 
 
+_OTHER_MOVES = """
+import sys
+from cloudops.hypervisors import registry
+from cloudops.hypervisors.port import EndpointSpec, Kind, MigrationOptions, MigrationTarget
+spec = EndpointSpec(key="x", kind=Kind.SIMULATED, uri=sys.argv[1])
+registry.create(spec).migrate(sys.argv[2], MigrationTarget(spec, sys.argv[3], spec.uri), MigrationOptions())
+"""
+
+
+def test_a_move_goes_on_without_the_process_that_began_it(tmp_path: Path) -> None:
+    uri = f"simulated://moves?hosts=2&vms=4&migrate_mib_per_second=2000&state={tmp_path / 'shared.sqlite'}"
+    with opened(_spec(uri)) as hypervisor:
+        events = Events()
+        hypervisor.subscribe(events)
+        home, other = (host.ref for host in hypervisor.hosts())
+        vm = VmFacts("mover", "mover", home, PowerState.RUNNING, 1, 6_000)
+        simulated.put_vm(uri, vm)
+        subprocess.run([sys.executable, "-c", _OTHER_MOVES, uri, vm.ref, other], check=True, timeout=30)
+        assert hypervisor.migration(vm.ref).state is MigrationState.RUNNING
+        with RfbClient(hypervisor.console(vm.ref)) as console:
+            since = len(events.seen)
+            events.wait(EventKind.VM_CHANGED, vm.ref, PowerState.RUNNING, since)  # and nobody asked meanwhile
+            assert console.is_ended()
+        assert hypervisor.vm(vm.ref).host_ref == other
+        assert hypervisor.migration(vm.ref).state is MigrationState.COMPLETED
+
+
 class Time:
     """A clock that a test moves on."""
 

@@ -15,7 +15,7 @@ from cloudops.core import runtime
 from cloudops.core.actors import system
 from cloudops.core.models import Event
 from cloudops.hypervisors import simulated
-from cloudops.inventory.models import Cluster, Connection, Host, Offering, Vm
+from cloudops.inventory.models import Cluster, Connection, Host, Offering, Template, Vm
 from consoles import sessions
 from consoles.models import ConsoleSession, ReleaseRequest
 from tests.pages.installation import PASSWORD, Installation
@@ -345,6 +345,17 @@ class TestVms:
         vm = installation.vms[1]
         admin.post(f"/vms/{vm.pk}/offering/", {"offering": str(installation.offering.pk)})
         assert Vm.objects.get(pk=vm.pk).offering == installation.offering
+
+    def test_its_template_and_pin_are_noted_and_shown(self, admin: Client, installation: Installation) -> None:
+        vm, debian = installation.vms[1], Template.objects.create(name="Debian 12")
+        admin.post(f"/vms/{vm.pk}/placement/", {"template": str(debian.pk), "pinned": "on"})
+        assert Vm.objects.filter(pk=vm.pk, template=debian, pinned=True).exists()
+        page = admin.get(f"/vms/{vm.pk}/").content.decode()
+        assert f'value="{debian.pk}" selected' in page
+        assert 'name="pinned" checked' in page
+        admin.post(f"/vms/{vm.pk}/placement/", {"template": ""})
+        assert Vm.objects.filter(pk=vm.pk, template=None, pinned=False).exists()
+        assert admin.post(f"/vms/{vm.pk}/placement/", {"template": "nonsense"}).status_code == 400
 
     def test_the_console_button_says_why_not(self, tenant: Client, installation: Installation) -> None:
         vm = next(vm for vm in installation.vms if vm.project_id and vm.host.connection == Connection.UP)
