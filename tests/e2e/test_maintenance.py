@@ -41,8 +41,8 @@ WATCHED = ("web-1", "web-2", "web-3", "web-4")
 ROOMS = {"kvm-01": ("north", 8 * GUEST_MIB), "kvm-02": ("north", 4 * GUEST_MIB), "kvm-03": ("south", 6 * GUEST_MIB)}
 BACK_SECONDS = 2.0
 LATEST_SECONDS = 6.0
-"""A console is typically back within the first, and never later than the second, on a machine that emulates eight guests
-beside a browser."""
+"""A console is typically back within the first, and never later than the second, on a machine that emulates eight
+guests beside a browser."""
 _numbers = count(1)
 
 # A guest's text screen blinks its cursor, so a live console gets a picture every half a second at most.
