@@ -377,7 +377,14 @@ class MaintenanceMove(models.Model):
             MoveStatus.STOPPED,
             MoveStatus.GONE,
         },
-        MoveStatus.MOVING: {MoveStatus.WAITING, MoveStatus.MOVED, MoveStatus.BLOCKED, MoveStatus.GONE},
+        MoveStatus.MOVING: {
+            MoveStatus.WAITING,
+            MoveStatus.MOVED,
+            MoveStatus.BLOCKED,
+            MoveStatus.SKIPPED,
+            MoveStatus.STOPPED,
+            MoveStatus.GONE,
+        },
         MoveStatus.BLOCKED: {
             MoveStatus.WAITING,
             MoveStatus.MOVED,
@@ -385,11 +392,35 @@ class MaintenanceMove(models.Model):
             MoveStatus.STOPPED,
             MoveStatus.GONE,
         },
-        MoveStatus.SKIPPED: {MoveStatus.WAITING, MoveStatus.MOVED, MoveStatus.GONE},
+        MoveStatus.SKIPPED: {
+            MoveStatus.WAITING,
+            MoveStatus.MOVED,
+            MoveStatus.BLOCKED,
+            MoveStatus.STOPPED,
+            MoveStatus.GONE,
+        },
         MoveStatus.STOPPING: {MoveStatus.STOPPED, MoveStatus.BLOCKED, MoveStatus.MOVED, MoveStatus.GONE},
-        MoveStatus.STOPPED: {MoveStatus.WAITING, MoveStatus.GONE},
-        MoveStatus.MOVED: {MoveStatus.WAITING},
-        MoveStatus.GONE: {MoveStatus.WAITING},
+        MoveStatus.STOPPED: {
+            MoveStatus.WAITING,
+            MoveStatus.MOVED,
+            MoveStatus.BLOCKED,
+            MoveStatus.SKIPPED,
+            MoveStatus.GONE,
+        },
+        MoveStatus.MOVED: {
+            MoveStatus.WAITING,
+            MoveStatus.BLOCKED,
+            MoveStatus.SKIPPED,
+            MoveStatus.STOPPED,
+            MoveStatus.GONE,
+        },
+        MoveStatus.GONE: {
+            MoveStatus.WAITING,
+            MoveStatus.MOVED,
+            MoveStatus.BLOCKED,
+            MoveStatus.SKIPPED,
+            MoveStatus.STOPPED,
+        },
     }
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)

@@ -120,8 +120,8 @@ def _conclude_return(seen: Look, *, by: Actor, now: datetime) -> None:
 
 
 def _move_job(job: Maintenance, wanted: str, fields: dict[str, Any], *, by: Actor, now: datetime) -> None:
-    """To the status that the rows add up to; a job that has just been planned passes through draining."""
-    if job.status == MaintenanceStatus.PLANNING and wanted not in Maintenance.TRANSITIONS[job.status]:
+    """To the status that the rows add up to; where there is no direct way it passes through draining."""
+    if job.status != wanted and wanted not in Maintenance.TRANSITIONS[job.status]:
         transition(job, to=MaintenanceStatus.DRAINING, by=by, now=now)
     if job.status != wanted:
         if wanted == MaintenanceStatus.COMPLETED:

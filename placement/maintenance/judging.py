@@ -19,6 +19,8 @@ from placement.models import MoveStatus
 ALIVE: Final = frozenset({PowerState.RUNNING, PowerState.PAUSED})
 BY_ITSELF: Final = frozenset({words.PINNED, words.UNREACHABLE, words.STATE_UNKNOWN})
 """Blocks that end the moment their reason does; others end by a new plan, or when somebody says so."""
+AT_REST: Final = frozenset({MoveStatus.SKIPPED, MoveStatus.STOPPED})
+"""VMs of which nothing is wanted as long as they do not run."""
 BY_HAND: Final = frozenset({words.ABORTED, words.STOP_FAILED})
 """Blocks that end only when somebody says so."""
 
@@ -121,6 +123,8 @@ def _there(row: Row, seen: Seen, move_powered_off: bool) -> Verdict:
             return Verdict(MoveStatus.STOPPED, words.stopped_by_choice())
         if not move_powered_off and row.choice != Choice.HOST and not seen.busy:
             return Verdict(MoveStatus.SKIPPED, words.powered_off(seen.state_words, held=not row.returns))
+    if not seen.alive and row.status in AT_REST:
+        return Verdict(row.status)  # a host in maintenance may well be switched off: what was off there still is
     if not seen.host_up:
         return Verdict(MoveStatus.BLOCKED, words.unreachable(seen.host_name, seen.host_error))
     if seen.power_state == PowerState.UNKNOWN:

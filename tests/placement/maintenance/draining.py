@@ -19,7 +19,7 @@ from cloudops.hypervisors.simulated.landscape import Landscape
 from cloudops.inventory import endpoints, power, vms
 from cloudops.inventory import tags as tag_rows
 from cloudops.inventory.models import Cluster, Endpoint, Host, Vm
-from placement import maintenance, migration_run, mirror, vm_migrations
+from placement import maintenance, migration_hold, migration_run, mirror, vm_migrations
 from placement.maintenance import advancing, jobs
 from placement.models import Claim, HostCapacity, Maintenance, MaintenanceMove, VmMigration
 from tests.placement.moving import BY, Moving, claims_add_up
@@ -30,10 +30,10 @@ START = datetime(2030, 1, 15, 12, 0, tzinfo=UTC)
 
 @dataclass
 class Drains(Moving):
-    """``refs``: driver names of hosts, by host. Hosts keep 1 GiB for themselves, which is added to what they get."""
+    """``runners``: the migrations that a worker has in hand; to leave one out is to kill its worker."""
 
     seen_over: list[str] = field(default_factory=list)
-    powered: list[str] = field(default_factory=list)
+    runners: dict[uuid.UUID, migration_run._Runner] = field(default_factory=dict)
 
     def build_host(
         self, name: str, *, gib: int = 64, cluster: str = "Rack 1", rate: int = 1_024, tags: Iterable[str] = ()
@@ -84,13 +84,26 @@ class Drains(Moving):
     def work(self) -> None:
         """Every worker does what it can do now: runners look once, power operations end, jobs that are due go on."""
         for row in VmMigration.objects.filter(ended_at__isnull=True).order_by("created_at", "pk"):
-            operation = Operation.objects.get(pk=row.pk)
             try:
-                migration_run.run(operation, clock=self.clock, pause=lambda _: True)
+                if row.pk not in self.runners:
+                    operation = Operation.objects.get(pk=row.pk)
+                    self.runners[row.pk] = migration_run._Runner(migration_hold.take(operation, self.clock))
+                self.run_on(row.pk)
             except Conflict:
-                continue  # its runner was killed and its lease still holds, or it waits for its turn
+                continue  # its runner was killed and its lease still holds
         for pk in advancing.advance_due(now=self.now):
             maintenance.advance(pk, clock=self.clock)
+
+    def run_on(self, key: uuid.UUID) -> None:
+        """One runner until it waits: what ``migration_run.run`` does, many side by side."""
+        runner = self.runners[key]
+        try:
+            while runner.advance():
+                if runner.wait_seconds:
+                    return
+        except migration_run.Lost:
+            pass  # another one has it
+        self.runners.pop(key, None)
 
     def step(self, seconds: float = 0.5) -> None:
         """Time goes by, then everybody works; what must never be is looked for."""
