@@ -350,7 +350,7 @@ class TestVms:
         vm, debian = installation.vms[1], Template.objects.create(name="Debian 12")
         admin.post(f"/vms/{vm.pk}/placement/", {"template": str(debian.pk), "pinned": "on"})
         assert Vm.objects.filter(pk=vm.pk, template=debian, pinned=True).exists()
-        page = admin.get(f"/vms/{vm.pk}/").content.decode()
+        page = admin.get(f"/vms/{vm.pk}/placement/").content.decode()
         assert f'value="{debian.pk}" selected' in page
         assert 'name="pinned" checked' in page
         admin.post(f"/vms/{vm.pk}/placement/", {"template": ""})
