@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID, uuid4
 
 from django.db import IntegrityError, connection, transaction
@@ -14,9 +13,9 @@ from django.db.models import F, QuerySet
 
 from cloudops.core.models import Operation
 from cloudops.inventory.models import Vm
-from placement import versions
+from placement import statements, versions
 from placement.errors import AlreadyClaimed, CapacityGone, NothingIncoming
-from placement.models import Claim, ClaimKind, HostCapacity
+from placement.models import Claim, ClaimKind, Decision, HostCapacity
 
 
 def take(
@@ -60,56 +59,28 @@ def take(
     raise gone(claim)
 
 
-def insert(claim: Claim, *, ignore_hold: bool = False, ignore_schedulable: bool = False) -> bool:
-    """The conditional UPDATE and the INSERT: False, and nothing changed, when the host cannot take it (any more)."""
-    parameters = _parameters(claim) | {"any_hold": ignore_hold, "any_will": ignore_schedulable}
+def insert(
+    claim: Claim, *, decision: Decision | None = None, ignore_hold: bool = False, ignore_schedulable: bool = False
+) -> bool:
+    """Takes the room and writes the claim, with the ``decision`` that led to it where there is one, all or nothing.
+
+    False, and nothing is changed, when the host cannot take it (any more).
+    """
+    parameters = statements.values_of(claim) | {"any_hold": ignore_hold, "any_will": ignore_schedulable}
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            cursor.execute(TAKE_POSTGRES, parameters)
+            if decision is not None:
+                parameters |= statements.values_of(decision, prefix=statements.DECISION)
+            cursor.execute(statements.take_postgres(with_decision=decision is not None), parameters)
             return bool(cursor.rowcount == 1)
         with transaction.atomic():
-            cursor.execute(TAKE_ROOM.format(version=versions.now_sql()), parameters)
+            cursor.execute(statements.take_room(), parameters)
             if cursor.rowcount != 1:
                 return False
             claim.save(force_insert=True)
+            if decision is not None:
+                decision.save(force_insert=True)
             return True
-
-
-TAKE_ROOM = """
-UPDATE placement_hostcapacity SET
-  vcpu_claimed = vcpu_claimed + %(vcpus)s,
-  memory_claimed_mib = memory_claimed_mib + %(memory_mib)s,
-  version = {version}
-WHERE host_id = %(host)s
-  AND (hold = '' OR %(any_hold)s)
-  AND vcpu_claimed + %(vcpus)s <= vcpu_capacity
-  AND memory_claimed_mib + %(memory_mib)s <= memory_capacity_mib
-  AND EXISTS (SELECT 1 FROM inventory_host h
-              WHERE h.id = %(host)s AND (h.schedulable OR %(any_will)s) AND h.connection = 'up')
-"""
-TAKE_POSTGRES = f"""
-WITH taken AS ({TAKE_ROOM.format(version=versions.POSTGRES_NOW)} RETURNING host_id)
-INSERT INTO placement_claim (id, host_id, vm_id, kind, operation_id, vcpus, memory_mib, adopted, created_at)
-SELECT %(id)s, host_id, %(vm)s, %(kind)s, %(operation)s, %(vcpus)s, %(memory_mib)s, false, %(created_at)s FROM taken
-"""  # noqa: S608 - constants only
-
-
-def _parameters(claim: Claim) -> dict[str, Any]:
-    uuid_field = Claim._meta.pk
-
-    def key(value: UUID | None) -> Any:
-        return None if value is None else uuid_field.get_db_prep_value(value, connection)
-
-    return {
-        "id": key(claim.pk),
-        "host": key(claim.host_id),
-        "vm": key(claim.vm_id),
-        "kind": str(claim.kind),
-        "operation": key(claim.operation_id),
-        "vcpus": claim.vcpus,
-        "memory_mib": claim.memory_mib,
-        "created_at": claim.created_at,
-    }
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -24,6 +25,7 @@ from placement.scheduler import ENGINE, Result, decide
 from placement.spec import Spec
 
 ATTEMPTS = 8
+TELL_SECONDS = 0.25
 MOST_CANDIDATES = 500
 
 
@@ -110,12 +112,19 @@ def place(
             memory_mib=spec.memory_mib,
             created_at=now,
         )
-        with claims.once(claim), transaction.atomic():
-            if claims.insert(claim, ignore_hold=ignore_hold, ignore_schedulable=ignore_schedulable):
-                _store(decision, kept)
+        with claims.once(claim), _together(kept):
+            owner.store(kept)
+            if claims.insert(claim, decision=decision, ignore_hold=ignore_hold, ignore_schedulable=ignore_schedulable):
+                _tell(decision)
                 return Placed(decision, claim)
         fresh = attempt >= ATTEMPTS // 2
     raise CapacityGone(f"Others were quicker {ATTEMPTS} times.", attempts=ATTEMPTS)
+
+
+def _together(kept: Kept) -> AbstractContextManager[None]:
+    """A transaction or a savepoint, but where one statement does everything by itself."""
+    alone = connection.vendor == "postgresql" and kept.new is None and not connection.in_atomic_block
+    return nullcontext() if alone else transaction.atomic()
 
 
 def _needs_consoles(spec: Spec) -> bool:
@@ -158,7 +167,21 @@ def _row(
 def _store(decision: Decision, kept: Kept) -> None:
     mirror.current().store(kept)
     decision.save(force_insert=True)
-    live.publish("decisions", *([f"vm:{decision.vm_id}"] if decision.vm_id else []))
+    _tell(decision)
+
+
+_told_at = 0.0
+
+
+def _tell(decision: Decision) -> None:
+    """Pages hear of a stream of decisions a few times a second; whoever looks at the VM hears of each."""
+    global _told_at
+    topics = [f"vm:{decision.vm_id}"] if decision.vm_id else []
+    if time.monotonic() - _told_at >= TELL_SECONDS:
+        _told_at = time.monotonic()
+        topics.append("decisions")
+    if topics:
+        live.publish(*topics)
 
 
 def _refused(decision: Decision, kept: Kept, spec: Spec, result: Result) -> NoHostFits:

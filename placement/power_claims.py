@@ -74,7 +74,7 @@ def _follow(vm_ids: Sequence[UUID], gone: bool, now: datetime) -> int:
         locked = Vm.objects.select_for_update(of=("self",), no_key=True).filter(pk__in=vm_ids).order_by("pk")
         rows = [vm for vm in locked.annotate(moving=Exists(_moving())) if not vm.moving]
         own = {one.vm_id: one for one in Claim.objects.filter(vm__in=rows, kind=ClaimKind.VM)}
-        starting = _starting(rows)
+        starting = starting_among(rows)
         stale, adopt = [], []
         for vm in rows:
             claim = own.get(vm.pk)
@@ -98,7 +98,7 @@ def _differs(claim: Claim, vm: Vm) -> bool:
     return (claim.host_id, claim.vcpus, claim.memory_mib) != (vm.host_id, vm.vcpus, vm.memory_mib)
 
 
-def _starting(rows: Sequence[Vm]) -> set[UUID]:
+def starting_among(rows: Sequence[Vm]) -> set[UUID]:
     """VMs that an operation is starting: they hold their claim before they run."""
     live = Operation.objects.filter(status__in=[Operation.Status.PENDING, Operation.Status.RUNNING])
     mine = live.filter(kind="vm.power", params__action=PowerAction.START)

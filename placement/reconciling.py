@@ -78,16 +78,10 @@ def _about_vms() -> Iterator[Drift]:
         one.vm_id: one
         for one in Claim.objects.filter(vm__in=rows, kind=ClaimKind.VM).select_related("host__host").order_by()
     }
-    starting = _at_work(rows)
+    starting = power_claims.starting_among(rows)
     for vm in rows:
-        if vm.power_state in power_claims.ALIVE or str(vm.pk) not in starting:
+        if vm.power_state in power_claims.ALIVE or vm.pk not in starting:
             yield _about(vm, kept.get(vm.pk))
-
-
-def _at_work(rows: list[Vm]) -> set[str]:
-    """VMs with a live operation: one that is being started has its claim before it runs."""
-    live = Operation.objects.filter(subject_type=Vm._meta.label_lower, status__in=LIVE)
-    return set(live.filter(subject_id__in=[str(vm.pk) for vm in rows]).order_by().values_list("subject_id", flat=True))
 
 
 def _about(vm: Vm, claim: Claim | None) -> Drift:

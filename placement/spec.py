@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
 ALLOCATORS = ("first-fit", "spread", "pack", "least-consoles", "random", "weights")
@@ -76,8 +76,8 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """JSON's own types; values that are the default are left out."""
-        stored = asdict(self)
-        return {one.name: _plain(stored[one.name]) for one in fields(self) if not _is_default(stored[one.name], one)}
+        values = ((name, getattr(self, name), default) for name, default in _DEFAULTS)
+        return {name: _plain(value) for name, value, default in values if value != default}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
@@ -93,10 +93,16 @@ class Spec:
         return cls(**values)
 
 
-def _is_default(value: Any, one: Any) -> bool:
-    if one.name in ("purpose", "vcpus", "memory_mib"):
-        return False
-    return bool(value == (one.default_factory() if callable(one.default_factory) else one.default))
+_MISSING = object()
+_DEFAULTS = tuple(
+    (
+        one.name,
+        one.default_factory()
+        if one.default_factory is not MISSING
+        else (_MISSING if one.default is MISSING else one.default),
+    )
+    for one in fields(Spec)
+)
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from cloudops.core.models import Operation
-from cloudops.core.operations import succeed
+from cloudops.core.operations import start, succeed
 from cloudops.hypervisors.port import PowerState
 from cloudops.inventory.models import Host, Vm
 from placement import capacity, claims, reconciling
@@ -172,7 +172,7 @@ def test_a_host_that_promised_too_much_is_told_and_left_alone(host: Host) -> Non
 
 def test_a_vm_that_is_being_started_is_no_drift(host: Host) -> None:
     vm = add_vm("starting", host, power_state=PowerState.OFF)
-    operation_on(vm)
+    start(kind="vm.power", title="Start", subject=vm, steps=[], params={"action": "start"}, by=BY, now=NOW)
     take(host, vm)
     assert reconciling.reconcile(now=NOW) == []
     assert claimed(host) == (2, 2_048)
