@@ -11,7 +11,10 @@ from uuid import UUID
 from django.db.models import Count, Q, QuerySet, Sum
 
 from cloudops.hypervisors.port import PowerState
+from cloudops.inventory import signals
 from cloudops.inventory.models import Cluster, Connection, Host, Vm
+from cloudops.inventory.notices import ask
+from cloudops.inventory.signals import HostHold
 from consoles import limits
 from consoles.limits import Usage
 
@@ -37,6 +40,8 @@ class HostRow:
     host: Host
     load: Load
     usage: Usage
+    hold: HostHold | None = None
+    """What keeps VMs away from it beside its connection and its cordon: it is drained, in maintenance or fenced."""
 
     @property
     def cpu_used(self) -> float:
@@ -65,6 +70,8 @@ class HostRow:
     @property
     def state(self) -> str:
         """The word for the state: what is observed, then the operator's will."""
+        if self.hold is not None:
+            return f"{self.hold.words} {self.hold.detail}".strip()
         if self.host.connection != Connection.UP:
             return str(self.host.connection)
         return "up" if self.host.schedulable else "cordoned"
@@ -75,7 +82,7 @@ class HostRow:
 
     @property
     def needs_attention(self) -> bool:
-        return self.is_near_limit or self.host.connection == Connection.UNREACHABLE
+        return self.is_near_limit or self.hold is not None or self.host.connection == Connection.UNREACHABLE
 
 
 @dataclass(slots=True)
@@ -141,6 +148,8 @@ class Fleet:
     near_limit: int
     unreachable: int
     cordoned: int
+    held: int
+    draining: int
 
 
 def loads(host_ids: list[UUID] | None = None) -> dict[UUID, Load]:
@@ -164,7 +173,15 @@ def loads(host_ids: list[UUID] | None = None) -> dict[UUID, Load]:
 
 def host_row(host: Host, *, now: datetime) -> HostRow:
     """One host's row."""
-    return HostRow(host, loads([host.pk]).get(host.pk, Load()), limits.usage_of_host(host, now=now))
+    hold = _holds([host.pk], now).get(host.pk)
+    return HostRow(host, loads([host.pk]).get(host.pk, Load()), limits.usage_of_host(host, now=now), hold)
+
+
+def _holds(host_ids: list[UUID] | None, now: datetime) -> dict[UUID, HostHold]:
+    found: dict[UUID, HostHold] = {}
+    for answer in ask(signals.host_hold, host_ids=host_ids, now=now):
+        found |= answer
+    return found
 
 
 def fleet(*, now: datetime, wanted: Mapping[str, str] | None = None, most: int = MOST_ROWS) -> Fleet:
@@ -172,7 +189,12 @@ def fleet(*, now: datetime, wanted: Mapping[str, str] | None = None, most: int =
     wanted = wanted or {}
     clusters = {cluster.pk: cluster for cluster in Cluster.objects.all()}
     load, usage = loads(), limits.usage_by_host(None, now=now)
-    rows = [HostRow(host, load.get(host.pk, Load()), usage[host.pk]) for host in _hosts(clusters) if host.pk in usage]
+    holds = _holds(None, now)
+    rows = [
+        HostRow(host, load.get(host.pk, Load()), usage[host.pk], holds.get(host.pk))
+        for host in _hosts(clusters)
+        if host.pk in usage
+    ]
     tagged = _tagged(wanted["tag"]) if "tag" in wanted else None
     shown = [row for row in rows if _matches(row, wanted) and (tagged is None or row.host.pk in tagged)]
     return Fleet(
@@ -186,6 +208,8 @@ def fleet(*, now: datetime, wanted: Mapping[str, str] | None = None, most: int =
         near_limit=sum(row.is_near_limit for row in rows),
         unreachable=sum(row.host.connection == Connection.UNREACHABLE for row in rows),
         cordoned=sum(not row.host.schedulable for row in rows),
+        held=len(holds),
+        draining=sum(hold.state in ("draining", "blocked") for hold in holds.values()),
     )
 
 
@@ -210,12 +234,18 @@ def _tagged(name: str) -> set[UUID]:
 def _matches(row: HostRow, wanted: Mapping[str, str]) -> bool:
     host = row.host
     checks: dict[str, Any] = {
-        "state": lambda value: (not host.schedulable) if value == "cordoned" else host.connection == value,
+        "state": lambda value: _is_in_state(row, value),
         "cluster": lambda value: value in {str(host.cluster_id), host.cluster.name},
         "near": lambda value: row.is_near_limit,
         "q": lambda value: value.lower() in f"{host.name} {host.management_address} {host.endpoint.uri}".lower(),
     }
     return all(checks[name](value) for name, value in wanted.items() if name in checks)
+
+
+def _is_in_state(row: HostRow, wanted: str) -> bool:
+    if wanted == "cordoned":
+        return not row.host.schedulable
+    return row.hold is not None if wanted == "held" else row.host.connection == wanted
 
 
 def _grouped(rows: list[HostRow], known: Iterable[Cluster], *, with_empty: bool, most: int) -> list[ClusterRow]:

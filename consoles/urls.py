@@ -16,7 +16,6 @@ urlpatterns = [
     path("vms/<uuid:vm_id>/power/", vms.power, name="vm-power"),
     path("vms/<uuid:vm_id>/refresh/", vms.refresh, name="vm-refresh"),
     path("vms/<uuid:vm_id>/offering/", vms.set_offering, name="vm-offering"),
-    path("vms/<uuid:vm_id>/placement/", vms.set_placement, name="vm-placement"),
     path("vms/<uuid:vm_id>/screenshot/", vms.screenshot, name="vm-screenshot"),
     path("vms/<uuid:vm_id>/thumbnail/", vms.thumbnail, name="vm-thumbnail"),
     path("vms/<uuid:vm_id>/console/", console.vm_console, name="vm-console"),

@@ -10,7 +10,7 @@ class PlacementConfig(AppConfig):
 
         from cloudops.core.models import RuntimeSettings
         from cloudops.inventory import signals as inventory
-        from placement import capacity, moving, power_claims, removals, signals
+        from placement import capacity, holds, moving, power_claims, removals, signals
         from placement.maintenance import advancing
 
         inventory.vm_starting.connect(power_claims.on_vm_starting)
@@ -20,6 +20,7 @@ class PlacementConfig(AppConfig):
         inventory.vm_stopped.connect(power_claims.on_vm_stopped)
         inventory.hosts_changed.connect(power_claims.on_hosts_changed)
         inventory.vm_use.connect(removals.on_vm_use)
+        inventory.host_hold.connect(holds.on_host_hold)
         inventory.host_use.connect(removals.on_host_use)
         inventory.host_removing.connect(removals.on_host_removing)
         signals.migration_ended.connect(power_claims.on_migration_ended)

@@ -196,6 +196,11 @@ def overview(*, cluster_ids: Iterable[UUID] | None = None, now: datetime) -> lis
     ]
 
 
+def of_host(host: Host) -> HostRoom:
+    """One host's room; ``host`` with its capacity joined costs no query."""
+    return _host_room(host)
+
+
 def _host_room(host: Host) -> HostRoom:
     row = getattr(host, "capacity", None) or HostCapacity(host=host)
     room = Room(

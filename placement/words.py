@@ -197,6 +197,14 @@ def chosen(spec: Spec, result: Result) -> str:
     )
 
 
+def gist(summary: Mapping[str, Any]) -> str:
+    """What a stored decision came to, in one sentence, from its summary alone."""
+    if not summary["host"]:
+        return f"No host fitted: {losses(summary['lost'])}." if summary["considered"] else "There were no hosts."
+    how = ALLOCATORS.get(summary["allocator"], summary["allocator"])
+    return f"Chosen by {how}; {summary['fit']:,} of {_plural(summary['considered'], 'host')} fitted."
+
+
 def for_tenant(spec: Spec, lost: Mapping[str, int], *, placed: bool) -> tuple[str, ...]:
     """The outcome, telling only what the tenant's own VM asks for: no hosts, no numbers, nobody else's VMs."""
     if placed:

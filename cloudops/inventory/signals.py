@@ -70,5 +70,25 @@ host_console_load = Signal()
 vm_console_load = Signal()
 """``vm_ids``: asks for consoles in use; receivers return ``{vm_id: in_use}``, VMs without any left out."""
 
+
+@dataclass(frozen=True, slots=True)
+class HostHold:
+    """Why a host takes no VMs beside its connection and its cordon. ``state``: draining, blocked, maintenance or
+    fenced; ``words`` what the state is called; ``detail`` how far it is ("4 of 9"); ``url`` of the job, or ""."""
+
+    state: str
+    words: str
+    detail: str = ""
+    url: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The look of the state, as the tag ``status`` takes it."""
+        return {"draining": "busy", "maintenance": "notice"}.get(self.state, "danger")
+
+
+host_hold = Signal()
+"""``host_ids`` (None: all): asks what holds hosts; receivers return ``{host_id: HostHold}``, the others left out."""
+
 host_fenced = Signal()
 """``host_ids``: an administrator declared them dead; whatever still seems to live there has ended."""

@@ -25,8 +25,8 @@ from cloudops.core.requests import actor_of
 from cloudops.hypervisors.port import PowerAction
 from cloudops.inventory import access, tags
 from cloudops.inventory import vms as verbs
-from cloudops.inventory.forms import AssignForm, OfferingChoiceForm, PlacementChoiceForm
-from cloudops.inventory.models import Connection, Offering, Template, Vm
+from cloudops.inventory.forms import AssignForm, OfferingChoiceForm
+from cloudops.inventory.models import Connection, Offering, Vm
 from consoles import history, limits, overview
 from consoles.models import ConsoleSession
 
@@ -205,7 +205,6 @@ def vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     if rights.has(user, Right.FLEET_MANAGE):
         context["projects"] = Project.objects.only("id", "name")
         context["offerings"] = Offering.objects.only("id", "name")
-        context["templates"] = Template.objects.only("id", "name")
     return pages.show(request, "consoles/vm.html", context, fragment="consoles/_vm.html")
 
 
@@ -279,18 +278,6 @@ def set_offering(request: HttpRequest, vm_id: UUID) -> HttpResponse:
         raise Invalid("There is no such offering.")
     verbs.set_offering(vm, by=actor_of(request), now=timezone.now(), **form.cleaned_data)
     return pages.done(request, f"The offering of {vm} is saved.", to=reverse("vm", args=[vm_id]))
-
-
-@require_POST
-@needs(Right.FLEET_MANAGE)
-def set_placement(request: HttpRequest, vm_id: UUID) -> HttpResponse:
-    """Says what the VM was made from, and whether it is to stay on its host."""
-    vm = access.vm_for(person(request), vm_id)
-    form = PlacementChoiceForm(request.POST)
-    if not form.is_valid():
-        raise Invalid("There is no such template.")
-    verbs.set_placement(vm, by=actor_of(request), now=timezone.now(), **form.cleaned_data)
-    return pages.done(request, f"What placement knows of {vm} is saved.", to=reverse("vm", args=[vm_id]))
 
 
 @require_safe

@@ -2,40 +2,56 @@
 import { el, on } from "./dom.js";
 import { load, save } from "./store.js";
 
-const chosen = new Map(); // table id -> Set of values
+const chosen = new Map(); // group of tables -> Set of values
 
-function setOf(table) {
-  if (!chosen.has(table.id)) chosen.set(table.id, new Set());
-  return chosen.get(table.id);
+/** Tables with the same `data-select="name"` are chosen from together; one without a name is alone. */
+function groupOf(table) {
+  return table.dataset.select || table.id;
+}
+
+function setOf(group) {
+  if (!chosen.has(group)) chosen.set(group, new Set());
+  return chosen.get(group);
+}
+
+function tablesOf(group) {
+  return [...document.querySelectorAll("table[data-select]")].filter((table) => groupOf(table) === group);
 }
 
 function boxes(table) {
   return [...table.querySelectorAll("[data-select-row]")].filter((box) => !box.disabled);
 }
 
-/** Shows what is selected: rows, the head's box, the bulk bar. Rows that are gone are no longer selected. */
+/** Shows what is selected: rows, the heads' boxes, the bulk bar. Rows that are gone are no longer selected. */
 function paint(table) {
-  const set = setOf(table);
-  const all = boxes(table);
-  const present = new Set(all.map((box) => box.value));
+  const group = groupOf(table);
+  const set = setOf(group);
+  const tables = tablesOf(group);
+  const present = new Set(tables.flatMap(boxes).map((box) => box.value));
   for (const value of set) if (!present.has(value)) set.delete(value);
-  for (const box of all) {
-    box.checked = set.has(box.value);
-    box.closest("tr").setAttribute("aria-selected", String(box.checked));
-  }
-  for (const head of table.querySelectorAll("[data-select-all]")) {
-    head.checked = set.size > 0 && set.size === all.length;
-    head.indeterminate = set.size > 0 && set.size < all.length;
-  }
-  for (const bar of document.querySelectorAll(`[data-bulk-for="${CSS.escape(table.id)}"]`)) {
+  for (const each of tables) paintRows(each, set);
+  for (const bar of document.querySelectorAll(`[data-bulk-for="${CSS.escape(group)}"]`)) {
     bar.hidden = set.size === 0;
     for (const count of bar.querySelectorAll("[data-bulk-count]")) count.textContent = set.size;
   }
 }
 
+function paintRows(table, set) {
+  const all = boxes(table);
+  for (const box of all) {
+    box.checked = set.has(box.value);
+    box.closest("tr").setAttribute("aria-selected", String(box.checked));
+  }
+  const count = all.filter((box) => box.checked).length;
+  for (const head of table.querySelectorAll("[data-select-all]")) {
+    head.checked = count > 0 && count === all.length;
+    head.indeterminate = count > 0 && count < all.length;
+  }
+}
+
 function toggle(table, value, on) {
-  if (on) setOf(table).add(value);
-  else setOf(table).delete(value);
+  if (on) setOf(groupOf(table)).add(value);
+  else setOf(groupOf(table)).delete(value);
 }
 
 let last = null;
@@ -52,9 +68,9 @@ function onBox(event, box) {
 }
 
 function onBulkSubmit(event, bar) {
-  const table = document.getElementById(bar.dataset.bulkFor);
+  const name = bar.dataset.bulkName || "ids";
   for (const stale of bar.querySelectorAll("[data-bulk-id]")) stale.remove();
-  for (const id of setOf(table)) bar.append(el("input", { type: "hidden", name: "ids", value: id, "data-bulk-id": true }));
+  for (const value of setOf(bar.dataset.bulkFor)) bar.append(el("input", { type: "hidden", name, value, "data-bulk-id": true }));
 }
 
 function rows() {
@@ -91,7 +107,7 @@ export function openAtCursor() {
 
 export function clearSelection() {
   for (const table of document.querySelectorAll("table[data-select]")) {
-    setOf(table).clear();
+    setOf(groupOf(table)).clear();
     paint(table);
   }
 }
