@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -189,8 +189,6 @@ class Drains(Moving):
 
 
 def _with(facts: VmFacts, state: PowerState) -> VmFacts:
-    from dataclasses import replace
-
     return replace(facts, power_state=state)
 
 
