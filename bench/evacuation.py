@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import evacuation_peers as peers
+from bench import evacuation_rows
 from bench.evacuation_fleet import Shape, planted
 from bench.report import Goal, OtherLoad, Report, arguments
 from placement.planner import exact, execute, plan, rolling, verify
@@ -79,6 +80,8 @@ def main() -> None:
                 _measure(case, report, python)
         if only in "infeasible":
             _infeasible(report, seeds=2 if options.quick else 5)
+        if only in "database":
+            evacuation_rows.measure(report, {MIDDLE: 100} if options.quick else {MIDDLE: 100, BIG: 1000})
         if only in "rolling":
             _rolling(report, seeds=1 if options.quick else 3)
     report.notes.append(others.note())
