@@ -237,3 +237,39 @@ def test_a_frozen_destination_ends_it_and_the_guest_goes_on(installation: Instal
     installation.act("sync")
     installation.truth("cold-1", "kvm-01")
     assert installation.lab.life("cold-1").boot_id == before.boot_id
+
+
+def test_cloudops_cut_off_from_both_hosts_waits_until_it_knows(installation: Installation) -> None:
+    """The hosts go on among themselves; meanwhile nothing is guessed and room is kept on both."""
+    vm = installation.boot("alone-1", linux=True)
+    before = installation.lab.life("alone-1")
+    operation = installation.migrate(vm, bandwidth_mib_per_second=8)
+    installation.moving(operation)
+    installation.lab.unplug("uplink")
+    eventually(
+        lambda: "Neither host answers" in installation.state(operation)["steps"][2]["detail"],
+        within_seconds=60,
+        what="it says that it does not know",
+    )
+    kept = {(row["name"], row["kind"]) for row in installation.ask(CLAIMS, "alone-1")}
+    assert kept == {("kvm-01", "vm"), ("kvm-02", "incoming")}
+    installation.lab.plug("uplink")
+    row = installation.ended(operation)
+    assert row["status"] == "succeeded", row
+    installation.truth("alone-1", "kvm-02")
+    assert installation.lab.life("alone-1").boot_id == before.boot_id
+
+
+def test_a_destination_that_loses_power_ends_it_and_the_guest_goes_on(installation: Installation) -> None:
+    vm = installation.boot("lucky-1", linux=True)
+    before = installation.lab.life("lucky-1")
+    operation = installation.migrate(vm, bandwidth_mib_per_second=4)
+    installation.moving(operation)
+    installation.lab.crash("kvm-02")
+    row = installation.ended(operation)
+    assert row["status"] == "failed", row
+    assert row["error_detail"]
+    installation.lab.start_host("kvm-02")
+    installation.act("sync")
+    installation.truth("lucky-1", "kvm-01")
+    assert installation.lab.life("lucky-1").boot_id == before.boot_id
