@@ -81,7 +81,7 @@ def fill(*, hosts: int, vms: int, now: datetime, small: bool = False) -> None:
 def _vms(count: int, home: Host) -> None:
     """VMs with ids 1, 2, 3 ... so that pgbench can name them; made by one statement from a first one."""
     Vm.objects.create(id=UUID(int=1), ref="1", name="vm-1", host=home, power_state=PowerState.OFF)
-    names = [field.column for field in Vm._meta.concrete_fields]
+    names = [str(field.column) for field in Vm._meta.concrete_fields]
     own = {"id": "lpad(to_hex(n), 32, '0')::uuid", "ref": "n::text", "name": "'vm-' || n"}
     values = ", ".join(own.get(name, name) for name in names)
     with connection.cursor() as cursor:
@@ -202,7 +202,8 @@ class Worker:
                 return
 
     def run(self, order: dict[str, Any]) -> dict[str, Any]:
-        first, taken, refused = order["first"], [], 0
+        first, refused = order["first"], 0
+        taken: list[float] = []
         self.conflicts = 0
         specs = self.specs(order)
         until = order["at"] + order["seconds"] if "seconds" in order else None
@@ -233,11 +234,12 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         act = order.pop("do")
+        answer: dict[str, Any] | None = None
         if act == "fill":
-            answer = fill(**order, now=timezone.now())
+            fill(**order, now=timezone.now())
         else:
             answer = acts[act]() if act in acts else worker.run(order)
-        print(json.dumps(answer if answer is not None else {}), flush=True)
+        print(json.dumps(answer or {}), flush=True)
 
 
 if __name__ == "__main__":

@@ -201,10 +201,12 @@ def _refused(decision: Decision, kept: Kept, spec: Spec, result: Result) -> NoHo
 
 
 def _keep(decision: Decision, kept: Kept) -> None:
-    """The operation that asked may have been undone with the transaction."""
+    """The operation that asked, and a VM that was just made, may have been undone with the transaction."""
     with transaction.atomic():
         if decision.operation_id and not Operation.objects.filter(pk=decision.operation_id).exists():
             decision.operation = None
+        if decision.vm_id and not Vm.objects.filter(pk=decision.vm_id).exists():
+            decision.vm = None
         _store(decision, kept)
 
 

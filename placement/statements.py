@@ -50,9 +50,9 @@ def take_room() -> str:
 
 
 def _insert(model: type[Model], *, source: str, prefix: str = "") -> str:
-    columns = [field.column for field in model._meta.concrete_fields]
-    types = [field.db_type(connection) for field in model._meta.concrete_fields]
-    values = [f"%({prefix}{column})s::{kind}" for column, kind in zip(columns, types, strict=True)]
+    fields = model._meta.concrete_fields
+    columns = [str(field.column) for field in fields]
+    values = [f"%({prefix}{field.column})s::{field.db_type(connection)}" for field in fields]
     table = model._meta.db_table
     return f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608
 
@@ -60,6 +60,6 @@ def _insert(model: type[Model], *, source: str, prefix: str = "") -> str:
 def values_of(row: Model, *, prefix: str = "") -> dict[str, Any]:
     """A row's values as the database driver takes them, by column."""
     return {
-        prefix + field.column: field.get_db_prep_save(getattr(row, field.attname), connection)
+        f"{prefix}{field.column}": field.get_db_prep_save(getattr(row, field.attname), connection)
         for field in row._meta.concrete_fields
     }
