@@ -21,8 +21,8 @@ NOW = datetime(2030, 1, 15, 12, 0, tzinfo=UTC)
 def test_a_vanished_vm_is_needed_as_long_as_its_console_history_is_kept() -> None:
     world = build(NOW)
     world.open(NOW)
-    answers = signals.vm_use.send(None, vm_ids=[world.vm.pk, world.other_vm.pk], now=NOW)
-    needed: set[Any] = {pk for _, answer in answers for pk in answer}
+    answers: list[Any] = signals.vm_use.send(None, vm_ids=[world.vm.pk, world.other_vm.pk], now=NOW)
+    needed = {pk for _, answer in answers for pk in answer}
     assert needed == {world.vm.pk}
 
 
