@@ -50,6 +50,10 @@ class HostRow:
 
     @property
     def memory_used_mib(self) -> int:
+        """As the host measures it. What is measured is the whole machine's: of a host that was declared to be a smaller
+        part of it, what its running VMs were given counts."""
+        if self.host.total_memory_mib < self.host.memory_mib:
+            return self.load.memory_mib
         return max(0, self.host.memory_mib - self.host.memory_free_mib)
 
     @property

@@ -14,6 +14,7 @@ const REMEDIES = {
   idle: "Open it again when you need it.",
   right_revoked: "Ask an administrator if you still need it.",
   right: "Ask an administrator for the right to this console.",
+  vm_moved: "Open it again in a moment, when it is there.",
   vm_stopped: "Start the VM, then open its console again.",
   host_lost: "Try again in a moment. An administrator can look at the host's page.",
   guest_unreachable: "Try again in a moment. If it stays so, an administrator can run the console doctor on the host's page.",
