@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.placement_peers import Installed, Peer, Prepared, install
 from bench.report import Goal, OtherLoad, Report, arguments
-from cloudops.lab.services import PrivatePostgres
+from cloudops.lab.services import PrivatePostgres, PrivateRedis
 
 PARTS = ("100", "1000", "10000", "100000", "claims", "full")
 GOALS = {"1000": 100.0, "10000": 700.0}
@@ -39,9 +39,10 @@ def main() -> None:
         folder = Path(name)
         folder.chmod(0o711)
         installed = install(folder, report.notes)
-        with PrivatePostgres(folder / "pg") as postgres:
+        with PrivatePostgres(folder / "pg") as postgres, PrivateRedis(folder / "redis") as redis:
             others = OtherLoad()
-            bench = Bench(report, installed, postgres.url(), folder, quick=options.quick)
+            prepared = Prepared(postgres.url(), redis.url(), folder)
+            bench = Bench(report, installed, prepared, folder, quick=options.quick)
             for part in parts:
                 bench.part(part)
             report.notes.append(others.note())
@@ -56,9 +57,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 class Bench:
     """Each part in a database of its own."""
 
-    def __init__(self, report: Report, installed: Installed, url: str, folder: Path, *, quick: bool) -> None:
+    def __init__(self, report: Report, installed: Installed, prepared: Prepared, folder: Path, *, quick: bool) -> None:
         self.report, self.installed, self.folder, self.quick = report, installed, folder, quick
-        self.prepared = Prepared(url, folder)
+        self.prepared = prepared
         self.p50: dict[str, float] = {}
 
     def part(self, name: str) -> None:

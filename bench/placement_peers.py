@@ -88,13 +88,13 @@ class Peer:
 class Prepared:
     """Databases on one server, and processes on them."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, redis_url: str, folder: Path) -> None:
         self._server, self._folder = url.rsplit("/", 1)[0], folder
         self._number = 0
         self._environment = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "cloudops.settings",
-            "CLOUDOPS_REDIS_URL": "redis://127.0.0.1:1/0",
+            "CLOUDOPS_REDIS_URL": redis_url,
             "CLOUDOPS_SECRET_KEY": secrets.token_urlsafe(64),
             "CLOUDOPS_ENCRYPTION_KEYS": "YmVuY2htYXJrLWtleS1vZi10aGlydHktdHdvLWJ5dGU=",
             "CLOUDOPS_PUBLIC_URL": "http://testserver",

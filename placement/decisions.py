@@ -115,7 +115,7 @@ def place(
         with claims.once(claim), _together(kept):
             owner.store(kept)
             if claims.insert(claim, decision=decision, ignore_hold=ignore_hold, ignore_schedulable=ignore_schedulable):
-                _tell(decision)
+                _tell()
                 return Placed(decision, claim)
         fresh = attempt >= ATTEMPTS // 2
     raise CapacityGone(f"Others were quicker {ATTEMPTS} times.", attempts=ATTEMPTS)
@@ -167,21 +167,18 @@ def _row(
 def _store(decision: Decision, kept: Kept) -> None:
     mirror.current().store(kept)
     decision.save(force_insert=True)
-    _tell(decision)
+    _tell()
 
 
 _told_at = 0.0
 
 
-def _tell(decision: Decision) -> None:
-    """Pages hear of a stream of decisions a few times a second; whoever looks at the VM hears of each."""
+def _tell() -> None:
+    """Pages hear of a stream of decisions a few times a second. Who asked for this one tells of the VM."""
     global _told_at
-    topics = [f"vm:{decision.vm_id}"] if decision.vm_id else []
     if time.monotonic() - _told_at >= TELL_SECONDS:
         _told_at = time.monotonic()
-        topics.append("decisions")
-    if topics:
-        live.publish(*topics)
+        live.publish("decisions")
 
 
 def _refused(decision: Decision, kept: Kept, spec: Spec, result: Result) -> NoHostFits:
