@@ -53,7 +53,8 @@ class MigrateForm(HowForm):
     @property
     def host_id(self) -> UUID | None:
         """None: the best host that fits."""
-        return self.cleaned_data["to"]
+        chosen: UUID | None = self.cleaned_data["to"]
+        return chosen
 
 
 class FenceForm(forms.Form):

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Case, Q, Sum, Value, When
+from django.db.models import Case, Count, Q, Sum, Value, When
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
@@ -43,8 +43,8 @@ def card(request: HttpRequest, host_id: UUID) -> HttpResponse:
     host, now = _host(host_id), timezone.now()
     row = room.host_row(capacity.of_host(host))
     whole = not pages.wants_fragment(request)
-    claims = list(_claims(host)[: (ALL_CLAIMS if whole else CLAIMS_SHOWN) + 1])
     most = ALL_CLAIMS if whole else CLAIMS_SHOWN
+    claims = list((_claims(host) if whole else _special(host))[: most + 1])
     moving = telling_migrations.shown().filter(ended_at__isnull=True)
     drift = [one for one in reconciling.drift(now=now) if one.host_id == host.pk]
     context = {
@@ -53,7 +53,10 @@ def card(request: HttpRequest, host_id: UUID) -> HttpResponse:
         "hold": holds.on_host_hold(host_ids=[host.pk]).get(host.pk),
         "claims": claims[:most],
         "more_claims": len(claims) > most,
-        "sums": Claim.objects.filter(host_id=host.pk).aggregate(vcpus=Sum("vcpus"), memory_mib=Sum("memory_mib")),
+        "sums": Claim.objects.filter(host_id=host.pk).aggregate(
+            count=Count("pk"), vcpus=Sum("vcpus", default=0), memory_mib=Sum("memory_mib", default=0)
+        ),
+        "whole": whole,
         "arriving": telling_migrations.lines(moving.filter(target=host)[:MIGRATIONS_SHOWN]),
         "leaving": telling_migrations.lines(moving.filter(source=host)[:MIGRATIONS_SHOWN]),
         "drift": drift[:DRIFT_SHOWN],
@@ -67,6 +70,11 @@ def _claims(host: Host) -> Any:
     plain = Case(When(kind=ClaimKind.VM, then=Value(1)), default=Value(0))
     own = Claim.objects.filter(host_id=host.pk).select_related("vm", "operation")
     return own.order_by(plain, "-memory_mib", "pk")
+
+
+def _special(host: Host) -> Any:
+    """Claims that the list of the host's VMs does not show: of VMs that arrive or grow, or that are elsewhere."""
+    return _claims(host).exclude(kind=ClaimKind.VM, vm__host=host)
 
 
 @needs(Right.HOSTS_FENCE)

@@ -15,7 +15,7 @@ from cloudops.managers.models import ServerProcess
 from consoles.models import ConsoleSession, ForeignConnection
 from consoles.reasons import ClosedReason
 from placement import capacity, claims, decisions, groups
-from placement.models import AffinityGroup, Decision, Maintenance, MaintenanceHost, MaintenanceMove
+from placement.models import AffinityGroup, Decision, Maintenance, MaintenanceHost, MaintenanceMove, VmMigration
 from placement.requests import spec_for
 from placement.spec import Purpose
 
@@ -43,6 +43,7 @@ class Installation:
     decision: Decision
     job: Maintenance
     move: MaintenanceMove
+    migration: VmMigration
 
 
 def _user(name: str, role: str, password: str) -> User:
@@ -82,7 +83,7 @@ def build(
     return Installation(
         cast["anna"], cast["olga"], cast["tina"], cast["stan"],
         project, clusters, made, vms, opened, process, offering, operation, template, group, decision,
-        job, move,
+        job, move, _moving(now, made, vms),
     )  # fmt: skip
 
 
@@ -121,6 +122,42 @@ def _maintained(now: datetime, hosts: list[Host], vms: list[Vm]) -> tuple[Mainte
     ]  # fmt: skip
     MaintenanceMove.objects.bulk_create(moves)
     return job, moves[0]
+
+
+def _moving(now: datetime, hosts: list[Host], vms: list[Vm]) -> VmMigration:
+    """Migrations that ended, well and not, and one under way: of the second VM, with a claim where it goes."""
+    for n, vm in enumerate(vms[:40:2]):
+        state = "failed" if n % 3 == 2 else "succeeded"
+        _migration(now - timedelta(hours=1, minutes=n), hosts, vm, status=state)
+    row = _migration(now - timedelta(seconds=20), hosts, vms[1], status="running")
+    claims.take(
+        host_id=row.target_id, vm=row.vm, kind="incoming", vcpus=1, memory_mib=1024, operation=row.operation,
+        ignore_schedulable=True, now=now,
+    )  # fmt: skip
+    return row
+
+
+def _migration(now: datetime, hosts: list[Host], vm: Vm, *, status: str) -> VmMigration:
+    running = status == "running"
+    target = next(host for host in hosts if host.pk != vm.host_id and host.connection == Connection.UP)
+    operation = Operation.objects.create(
+        kind="vm.migrate", title=f"Migrate {vm.name} to {target.name}", status=status, subject_type="inventory.vm",
+        subject_id=str(vm.pk), subject_name=vm.name, requested_by_name="anna", created_at=now, started_at=now,
+        steps=[{"name": "Copy memory", "status": "running" if running else "done", "detail": "", "at": None}],
+        ended_at=None if running else now + timedelta(seconds=12),
+        error_code="migration-timeout" if status == "failed" else "",
+        error_detail="The migration took longer than allowed." if status == "failed" else "",
+        error_remedy="Allow more time." if status == "failed" else "",
+    )  # fmt: skip
+    return VmMigration.objects.create(
+        operation=operation, vm=vm, source_id=vm.host_id, target=target, mode="live",
+        phase="copying" if running else "ended", created_at=now, copying_since=now, options={"downtime_milliseconds": 300},
+        progress={
+            "memory_total_mib": 2048, "memory_remaining_mib": 812, "memory_sent_mib": 1300, "percent": 60,
+            "rate_mib_per_second": 118.2, "downtime_milliseconds": None, "elapsed_seconds": 11.0, "post_copy": False,
+        },
+        ended_at=None if running else now + timedelta(seconds=12),
+    )  # fmt: skip
 
 
 _CAST = {"anna": Role.ADMIN, "olga": Role.OPERATOR, "tina": Role.TENANT, "stan": Role.TENANT}
