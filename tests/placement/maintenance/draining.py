@@ -101,7 +101,7 @@ class Drains(Moving):
             while runner.advance():
                 if runner.wait_seconds:
                     return
-        except migration_run.Lost:
+        except migration_hold.Lost:
             pass  # another one has it
         self.runners.pop(key, None)
 
