@@ -43,6 +43,9 @@ class Board:
         self.memory = [vm.memory_mib for vm in problem.vms]
         self.vcpus = [vm.vcpus for vm in problem.vms]
         self.consoles = [vm.consoles for vm in problem.vms]
+        self.host_memory = np.array([host.memory_mib for host in problem.hosts], np.int64)
+        self.host_vcpus = np.array([host.vcpus for host in problem.hosts], np.int64)
+        self._clusters = np.array([host.cluster for host in problem.hosts])
         self.at = [self.host_index[vm.host] for vm in problem.vms]
         self.moving = {
             self.vm_index[m.vm]: (self.host_index[m.target], max(m.seconds_left, LEAST_SECONDS)) for m in problem.moving
@@ -119,6 +122,11 @@ class Board:
     def resident_may_move(self, v: int) -> bool:
         """Whether a VM that nobody wants away may be moved to make room."""
         return self.problem.residents_may_move and self.can_move(v) and v not in self.fixed
+
+    def same_cluster(self, v: int) -> Column:
+        """The hosts of the cluster where the VM is."""
+        column: Column = self._clusters == self._clusters[self.at[v]]
+        return column
 
     def mates_apart(self, v: int) -> list[int]:
         """The other members of its groups whose members must be on different hosts."""

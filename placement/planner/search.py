@@ -1,4 +1,4 @@
-"""Finds a host for every VM that has to move: best fit, then ejection chains, in several orders.
+"""Finds a host for every VM that has to move: evenly where there is room, else by best fit and ejection chains.
 
 A chain makes room for a VM on a host by sending another one (or two) from there elsewhere, which may need a chain of
 its own. Small VMs are pushed before big ones, and of equals those that move anyway before residents. When an order
@@ -57,6 +57,7 @@ class Chains:
     budget: Budget
     rng: random.Random
     steps: int = 0
+    evenly: bool = False
     movers: set[int] = field(default_factory=set)
 
     def unit_of(self, v: int) -> Unit | None:
@@ -83,7 +84,7 @@ class Chains:
             ok[host] = False
         hosts = np.flatnonzero(ok)
         if hosts.size:
-            self.layout.put(unit, self._best(hosts))
+            self.layout.put(unit, self._emptiest(unit, hosts) if self.evenly else self._best(hosts))
             return True
         if depth == 0 or self.steps < 0 or self.budget.over():
             return False
@@ -94,6 +95,15 @@ class Chains:
         liked = hosts[self.board.preferred[hosts]]
         hosts = liked if liked.size else hosts
         return int(hosts[np.argmin(self.layout.free_memory[hosts])])
+
+    def _emptiest(self, unit: Unit, hosts: np.ndarray[tuple[int], np.dtype[np.intp]]) -> int:
+        """The host with most left of what it has too little of, near home if there are any."""
+        for liked in (self.board.preferred, self.board.same_cluster(unit.vms[0])):
+            if liked[hosts].any():
+                hosts = hosts[liked[hosts]]
+        memory = (self.layout.free_memory[hosts] - unit.memory) / np.maximum(self.board.host_memory[hosts], 1)
+        vcpus = (self.layout.free_vcpus[hosts] - unit.vcpus) / np.maximum(self.board.host_vcpus[hosts], 1)
+        return int(hosts[np.argmax(np.minimum(memory, vcpus))])
 
     def _hosts_to_clear(self, unit: Unit, banned: tuple[int, ...]) -> list[int]:
         """Legal hosts, those with the least missing first."""
@@ -175,8 +185,12 @@ class Chains:
 
 
 def search(board: Board, units: Sequence[Unit], *, budget: Budget, start: Layout | None = None) -> Found:
-    """The best of several tries: fewest units left, then least memory left."""
+    """The best of several tries: fewest units left, then least memory left. When spreading them evenly places all of
+    them, that is it: a fleet with room to spare is not packed."""
     rng = random.Random(board.problem.seed)
+    even = _evenly(board, units, budget, rng)
+    if not even.left:
+        return even
     weight = {unit.vms[0]: 1.0 for unit in units}
     best = Found(Layout(board), tuple(units))
     for attempt in range(ORDERS):
@@ -190,6 +204,16 @@ def search(board: Board, units: Sequence[Unit], *, budget: Budget, start: Layout
         for unit in found.left:
             weight[unit.vms[0]] *= 2.0
     return best
+
+
+def _evenly(board: Board, units: Sequence[Unit], budget: Budget, rng: random.Random) -> Found:
+    """Big ones first, each to the emptiest host, nobody pushed; ends at the first that finds no place."""
+    chains = Chains(board, Layout(board), {}, budget, rng, evenly=True)
+    order = sorted(units, key=lambda unit: (-unit.memory, -unit.vcpus, unit.vms[0]))
+    for index, unit in enumerate(order):
+        if not chains.place(unit, 0):
+            return Found(chains.layout, tuple(order[index:]))
+    return Found(chains.layout, ())
 
 
 def _priority(

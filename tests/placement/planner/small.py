@@ -13,7 +13,8 @@ GIB = 1024
 
 def host(name: str, memory_gib: int = 100, vcpus: int = 64, **more: Any) -> Host:
     """A host whose id is its name."""
-    return Host(id=name, name=name, cluster="c", memory_mib=memory_gib * GIB, vcpus=vcpus, **more)
+    more.setdefault("cluster", "c")
+    return Host(id=name, name=name, memory_mib=memory_gib * GIB, vcpus=vcpus, **more)
 
 
 def vm(name: str, on: str, memory_gib: int = 10, vcpus: int = 1, **more: Any) -> Vm:
