@@ -16,11 +16,20 @@ from cloudops.accounts.api import MembershipViewSet, MeViewSet, ProjectViewSet, 
 from cloudops.core import schema as _schema  # noqa: F401 - registers converters and schema extensions
 from cloudops.core.api import EventViewSet, OperationViewSet, SettingsViewSet
 from cloudops.core.errors import NotFound
-from cloudops.inventory.api_fleet import ClusterViewSet, OfferingViewSet, TagViewSet
+from cloudops.inventory.api_fleet import ClusterViewSet, OfferingViewSet, TagViewSet, TemplateViewSet
 from cloudops.managers.api import ServerViewSet
 from consoles.api import SessionViewSet, VmSessionViewSet
 from consoles.api_inventory import HostViewSet, VmViewSet
 from consoles.api_slots import ForeignConnectionViewSet, HostSessionViewSet, ReleaseRequestViewSet, UsageViewSet
+from placement.api import (
+    AffinityGroupViewSet,
+    CapacityViewSet,
+    ClusterPolicyViewSet,
+    DecisionViewSet,
+    PlacementViewSet,
+)
+from placement.api_maintenance import MaintenanceHostViewSet, MaintenanceViewSet, MoveViewSet
+from placement.api_migrations import FenceViewSet, MigrationViewSet, VmMigrationViewSet
 
 router = SimpleRouter(use_regex_path=False)
 router.register("users", UserViewSet, "user")
@@ -34,10 +43,17 @@ router.register("clusters", ClusterViewSet, "cluster")
 router.register("hosts", HostViewSet, "host")
 router.register("vms", VmViewSet, "vm")
 router.register("offerings", OfferingViewSet, "offering")
+router.register("templates", TemplateViewSet, "template")
 router.register("tags", TagViewSet, "tag")
 router.register("console-sessions", SessionViewSet, "console-session")
 router.register("release-requests", ReleaseRequestViewSet, "release-request")
 router.register("foreign-connections", ForeignConnectionViewSet, "foreign-connection")
+router.register("decisions", DecisionViewSet, "decision")
+router.register("placements", PlacementViewSet, "placement")
+router.register("cluster-policies", ClusterPolicyViewSet, "cluster-policy")
+router.register("affinity-groups", AffinityGroupViewSet, "affinity-group")
+router.register("migrations", MigrationViewSet, "migration")
+router.register("maintenances", MaintenanceViewSet, "maintenance")
 
 _single: list[URLPattern] = [
     path("me/", MeViewSet.as_view({"get": "retrieve", "patch": "partial_update"}), name="me"),
@@ -50,6 +66,30 @@ _single: list[URLPattern] = [
         "vms/<uuid:vm_id>/console-sessions/",
         VmSessionViewSet.as_view({"get": "list", "post": "create"}),
         name="vm-console-sessions",
+    ),
+    path("capacity/", CapacityViewSet.as_view({"get": "clusters"}), name="capacity"),
+    path("capacity/hosts/", CapacityViewSet.as_view({"get": "list"}), name="capacity-hosts"),
+    path("capacity/drift/", CapacityViewSet.as_view({"get": "drift"}), name="capacity-drift"),
+    path("capacity/drift/mend/", CapacityViewSet.as_view({"post": "mend"}), name="capacity-drift-mend"),
+    path("vms/<uuid:vm_id>/migrations/", VmMigrationViewSet.as_view({"post": "create"}), name="vm-migrations"),
+    path("vms/<uuid:vm_id>/migration-targets/", VmMigrationViewSet.as_view({"get": "targets"}), name="vm-targets"),
+    path("hosts/<uuid:host_id>/fence/", FenceViewSet.as_view({"post": "fence"}), name="host-fence"),
+    path("hosts/<uuid:host_id>/unfence/", FenceViewSet.as_view({"post": "unfence"}), name="host-unfence"),
+    path(
+        "maintenances/<uuid:pk>/hosts/<uuid:host_id>/release/",
+        MaintenanceHostViewSet.as_view({"post": "release"}),
+        name="maintenance-release",
+    ),
+    path("maintenances/<uuid:pk>/moves/", MoveViewSet.as_view({"get": "list"}), name="maintenance-moves"),
+    path(
+        "maintenances/<uuid:pk>/moves/<uuid:move_id>/choose/",
+        MoveViewSet.as_view({"post": "choose"}),
+        name="maintenance-choose",
+    ),
+    path(
+        "maintenances/<uuid:pk>/moves/<uuid:move_id>/retry/",
+        MoveViewSet.as_view({"post": "retry"}),
+        name="maintenance-retry",
     ),
 ]
 

@@ -9,12 +9,12 @@ from rest_framework import serializers
 
 from cloudops.accounts.serializers import UserRef
 from cloudops.core.rest import Body, Shown
-from cloudops.inventory.models import Vm
 from cloudops.inventory.serializers import (
     HostRef,
     HostSerializer,
     VmDetailSerializer,
     VmHostSerializer,
+    VmRef,
     VmSerializer,
 )
 from consoles import release
@@ -23,14 +23,6 @@ from consoles.reasons import ClosedReason
 
 REASONS = [(reason.value, reason.text) for reason in ClosedReason]
 MAX_BULK = 500
-
-
-class VmRef(Shown):
-    """A VM by id and name."""
-
-    class Meta:
-        model = Vm
-        fields = ["id", "name"]
 
 
 class SlotSerializer(serializers.Serializer[Any]):

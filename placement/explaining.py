@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from placement import words
 from placement.fleet import Fleet
 from placement.scheduler import ClusterResult, NearestMiss, Result, Verdict, cluster_results, decide, verdicts
@@ -89,6 +91,24 @@ class Explained:
         for place, host in enumerate(structure.ids):
             if cluster is None or structure.cluster_of(place).id == cluster:
                 yield self._host(place, host)
+
+    def ranked(self, cluster: str, *, skip: int = 0, take: int | None = None) -> tuple[ExplainedHost, ...]:
+        """A cluster's hosts, the chosen one first, then those that fit with the best score first, then those that fail
+        least; only those that are taken are told."""
+        structure = self.fleet.structure
+        inside = np.array([one.id == cluster for one in structure.clusters], dtype=bool)[structure.cluster]
+        places = np.flatnonzero(inside)
+        fails = np.zeros(len(self.fleet), dtype=np.int32)
+        for column in self.result.columns.values():
+            if column is not None:
+                fails += ~column
+        scores = np.full(len(self.fleet), -np.inf)
+        scores[self.result.places] = self.result.scores
+        if self.result.place is not None:
+            scores[self.result.place] = np.inf
+        ordered = places[np.lexsort((places, -scores[places], fails[places]))]
+        chosen = ordered[skip : None if take is None else skip + take]
+        return tuple(self._host(int(place), structure.ids[int(place)]) for place in chosen)
 
     def host(self, host_id: str) -> ExplainedHost | None:
         """One host; None when it was not there at the time."""

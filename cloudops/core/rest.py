@@ -26,9 +26,11 @@ from cloudops.core.requests import actor_of
 from cloudops.core.throttling import AnonThrottle
 
 MAX_BODY_BYTES: Final = 1 << 20
+MOST_BITS: Final = 1_000
 _JSON_TYPES: Final[tuple[tuple[type[Any], type, str], ...]] = (
     (serializers.BooleanField, bool, "Send true or false."),
     (serializers.IntegerField, int, "Send a whole number."),
+    (serializers.FloatField, float, "Send a number."),
     (serializers.CharField, str, "Send a text."),
     (serializers.UUIDField, str, "Send an id."),
 )
@@ -65,10 +67,15 @@ def _type_error(field: Any, value: Any) -> str:
     field = getattr(field, "pk_field", None) or field
     for kind, json_type, message in _JSON_TYPES:
         if isinstance(field, kind) and value is not None:
-            whole = json_type is int and isinstance(value, float) and value.is_integer()
-            fits = isinstance(value, json_type) and not (json_type is int and isinstance(value, bool))
-            return "" if fits or whole else message
+            return "" if _fits(value, json_type) else message
     return ""
+
+
+def _fits(value: Any, json_type: type) -> bool:
+    """JSON has one type of numbers: 2.0 is whole, and 2 is a number; true and false are none."""
+    if json_type in (int, float) and isinstance(value, int):
+        return not isinstance(value, bool) and (json_type is int or value.bit_length() < MOST_BITS)
+    return isinstance(value, json_type) or (json_type is int and isinstance(value, float) and value.is_integer())
 
 
 class Shown(serializers.ModelSerializer[Any]):

@@ -154,9 +154,18 @@ def _describe(operation: dict[str, Any], method: str, path: str, schemas: dict[s
             if status.startswith("2"):
                 response.setdefault("headers", {}).update(_REPLAYED)
     for content in operation.get("requestBody", {}).get("content", {}).values():
-        reference = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
-        if reference in schemas:
-            schemas[reference]["additionalProperties"] = False
+        _close(content.get("schema", {}), schemas)
+
+
+def _close(schema: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """A body and the bodies in it refuse fields that they do not know."""
+    referred = schemas.get(schema.get("$ref", "").rpartition("/")[2], {})
+    if "properties" in referred and "additionalProperties" not in referred:
+        referred["additionalProperties"] = False
+        for value in referred["properties"].values():
+            _close(value, schemas)
+    if "items" in schema:
+        _close(schema["items"], schemas)
 
 
 def _statuses(operation: dict[str, Any], method: str, path: str) -> set[str]:

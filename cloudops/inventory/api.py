@@ -30,6 +30,8 @@ class VmFilters(Filters):
     cluster = Uuid("host__cluster_id")
     project = Uuid("project_id")
     offering = Uuid("offering_id")
+    template = Uuid("template_id")
+    pinned = Flag(help_text="Whether CloudOps leaves it on its host.")
     assigned = Flag("project_id", "isnull", exclude=True, help_text="Whether it has a project.")
     power_state = Choice(choices=Vm.POWER_STATES)
     missing = Flag("missing_since", "isnull", exclude=True, help_text="Whether its hypervisor stopped reporting it.")

@@ -12,8 +12,8 @@ from cloudops.accounts.rights import Right, has
 from cloudops.core.errors import Unavailable
 from cloudops.core.filters import Choice, Filters, Flag, Text, Uuid
 from cloudops.core.rest import ApiViewSet, Lists, Retrieves
-from cloudops.inventory import clusters, hosts, offerings
-from cloudops.inventory.models import Cluster, Connection, Endpoint, Host, Offering, Tag
+from cloudops.inventory import clusters, hosts, offerings, templates
+from cloudops.inventory.models import Cluster, Connection, Endpoint, Host, Offering, Tag, Template
 from cloudops.inventory.serializers import (
     ClusterBody,
     ClusterSerializer,
@@ -28,6 +28,8 @@ from cloudops.inventory.serializers import (
     OfferingSerializer,
     ProbeSerializer,
     TagSerializer,
+    TemplateBody,
+    TemplateSerializer,
 )
 
 
@@ -88,7 +90,7 @@ class OfferingViewSet(Lists, Retrieves, ApiViewSet):
     rights = {"list": "", "retrieve": "", "*": "offerings.manage"}
 
     def get_queryset(self) -> QuerySet[Offering]:
-        rows = Offering.objects.prefetch_related("host_tags")
+        rows = Offering.objects.prefetch_related("host_tags", "soft_host_tags")
         return rows if has(self.request.user, Right.FLEET_VIEW) else rows.filter(enabled=True)
 
     @extend_schema(summary="Create an offering", request=OfferingBody, responses={201: OfferingSerializer})
@@ -103,6 +105,41 @@ class OfferingViewSet(Lists, Retrieves, ApiViewSet):
     @extend_schema(summary="Delete an offering", description="Refused while VMs have it; disable it instead.")
     def destroy(self, request: Request, pk: str) -> Response:
         offerings.delete(self.get_object(), by=self.by, now=self.now)
+        return Response(status=204)
+
+
+class TemplateFilters(Filters):
+    """What may narrow the templates."""
+
+    search = Text("name", "icontains", max_length=100, help_text="In the name.")
+
+    class Meta:
+        model = Template
+        fields: list[str] = []
+
+
+@extend_schema_view(list=extend_schema(summary="List templates"), retrieve=extend_schema(summary="Read one template"))
+class TemplateViewSet(Lists, Retrieves, ApiViewSet):
+    """Templates: what VMs were made from, with the host tags that they ask for."""
+
+    queryset = Template.objects.prefetch_related("host_tags", "soft_host_tags")
+    serializer_class = TemplateSerializer
+    filterset_class = TemplateFilters
+    ordering = ("name", "id")
+    rights = {"list": "fleet.view", "retrieve": "fleet.view", "*": "offerings.manage"}
+
+    @extend_schema(summary="Create a template", request=TemplateBody, responses={201: TemplateSerializer})
+    def create(self, request: Request) -> Response:
+        return self.shown(templates.create(**self.body(TemplateBody), by=self.by, now=self.now), status=201)
+
+    @extend_schema(summary="Change a template", request=TemplateBody, description="VMs stay where they are.")
+    def partial_update(self, request: Request, pk: str) -> Response:
+        changes = self.body(TemplateBody, partial=True)
+        return self.shown(templates.change(self.get_object(), by=self.by, now=self.now, **changes))
+
+    @extend_schema(summary="Delete a template", description="Refused while VMs have it.")
+    def destroy(self, request: Request, pk: str) -> Response:
+        templates.delete(self.get_object(), by=self.by, now=self.now)
         return Response(status=204)
 
 

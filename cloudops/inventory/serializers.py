@@ -72,6 +72,7 @@ class OfferingSerializer(Shown):
     """What a VM may be."""
 
     host_tags = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
+    soft_host_tags = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
 
     class Meta:
         model = Offering
@@ -84,6 +85,7 @@ class OfferingSerializer(Shown):
             "memory_mib",
             "dynamic_scaling",
             "host_tags",
+            "soft_host_tags",
             "enabled",
             "created_at",
         ]
@@ -92,12 +94,43 @@ class OfferingSerializer(Shown):
 class OfferingBody(Body, serializers.ModelSerializer[Offering]):
     """An offering's own fields."""
 
-    host_tags = TagsField(required=False)
+    host_tags = TagsField(required=False, help_text="A host must carry all of these.")
+    soft_host_tags = TagsField(required=False, help_text="A host that carries these is preferred.")
 
     class Meta:
         model = Offering
-        fields = ["name", "description", "vcpus", "cpu_mhz", "memory_mib", "dynamic_scaling", "host_tags", "enabled"]
+        fields = [
+            "name",
+            "description",
+            "vcpus",
+            "cpu_mhz",
+            "memory_mib",
+            "dynamic_scaling",
+            "host_tags",
+            "soft_host_tags",
+            "enabled",
+        ]
         extra_kwargs = {"name": {"validators": []}, "description": {"max_length": 10_000}}
+
+
+class TemplateSerializer(Shown):
+    """What a VM was made from, as far as placement cares."""
+
+    host_tags = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
+    soft_host_tags = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
+
+    class Meta:
+        model = Template
+        fields = ["id", "name", "description", "host_tags", "soft_host_tags", "created_at"]
+
+
+class TemplateBody(Body):
+    """A template's own fields."""
+
+    name = serializers.CharField(max_length=100)
+    description = serializers.CharField(max_length=10_000, allow_blank=True, required=False)
+    host_tags = TagsField(required=False, help_text="A host must carry all of these.")
+    soft_host_tags = TagsField(required=False, help_text="A host that carries these is preferred.")
 
 
 class EndpointSerializer(Shown):
@@ -302,6 +335,14 @@ class TemplateRef(Shown):
 
     class Meta:
         model = Template
+        fields = ["id", "name"]
+
+
+class VmRef(Shown):
+    """A VM by id and name."""
+
+    class Meta:
+        model = Vm
         fields = ["id", "name"]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from placement import words
 from placement.explaining import Explained, ExplainedCluster, ExplainedHost, ExplainedVerdict
 
@@ -71,21 +69,8 @@ def _nearest_remedies(explained: Explained) -> tuple[str, ...]:
 
 
 def _table(explained: Explained, cluster: ExplainedCluster, columns: list[str], limit: int) -> ClusterTable:
-    structure = explained.fleet.structure
-    inside = np.array([one.id == cluster.id for one in structure.clusters])[structure.cluster]
-    places = np.flatnonzero(inside)
-    fails = np.zeros(len(explained.fleet), dtype=np.int32)
-    for column in explained.result.columns.values():
-        if column is not None:
-            fails += ~column
-    scores = np.full(len(explained.fleet), -np.inf)
-    scores[explained.result.places] = explained.result.scores
-    if explained.result.place is not None:
-        scores[explained.result.place] = np.inf
-    ordered = places[np.lexsort((places, -scores[places], fails[places]))][:limit]
-    found = (explained.host(structure.ids[int(place)]) for place in ordered)
-    lines = tuple(_line(host, columns) for host in found if host is not None)
-    return ClusterTable(cluster, lines, len(places) - len(lines))
+    lines = tuple(_line(host, columns) for host in explained.ranked(cluster.id, take=limit))
+    return ClusterTable(cluster, lines, cluster.considered - len(lines))
 
 
 def _line(host: ExplainedHost, columns: list[str]) -> HostLine:

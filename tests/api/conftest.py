@@ -21,6 +21,7 @@ from cloudops.inventory import endpoints
 from cloudops.inventory.models import Cluster, Connection, Endpoint, Host, Offering, Tag, Vm
 from cloudops.managers.models import ServerProcess
 from consoles.models import ConsoleSession, ForeignConnection, ReleaseRequest, Status
+from tests.api.fleet import add_placement
 
 PASSWORD = "correct horse battery staple"  # the cast's
 PEOPLE = ("anonymous", "stranger", "tenant", "operator", "admin")
@@ -194,4 +195,5 @@ def build() -> World:
     world.rows["event"] = Event.objects.create(
         at=world.now, kind="console.opened", actor_kind="user", actor_name="tenant", actor_user_id=world.tenant.pk
     )
+    add_placement(world)
     return world

@@ -32,6 +32,8 @@ OWN = (401, 404, 200, 200, 200)
 ADMIN = (401, 403, 403, 403, 200)
 CHANGE_FLEET = (401, 403, 403, 200, 200)
 
+STOPS = {"hosts": ["{host}"], "choices": [{"vm": "{web}", "choice": "stop"}]}
+
 TABLE = [
     Row("get", "/me/", READ_ALL),
     Row("patch", "/me/", READ_ALL, {"current_project": None}),
@@ -117,6 +119,53 @@ TABLE = [
     Row("get", "/release-requests/{request}/", (401, 404, 200, 404, 404)),
     Row("post", "/release-requests/{request}/answer/", (401, 404, 200, 404, 404), {"release": True}),
     Row("get", "/foreign-connections/", FLEET),
+    Row("get", "/templates/", FLEET),
+    Row("post", "/templates/", (401, 403, 403, 403, 201), {"name": "alpine", "host_tags": ["ssd"]}),
+    Row("get", "/templates/{template}/", FLEET),
+    Row("patch", "/templates/{template}/", ADMIN, {"soft_host_tags": ["ssd"]}),
+    Row("delete", "/templates/{unused_template}/", (401, 403, 403, 403, 204)),
+    Row("get", "/capacity/", FLEET),
+    Row("get", "/capacity/hosts/", FLEET),
+    Row("get", "/capacity/drift/", FLEET),
+    Row("post", "/capacity/drift/mend/", CHANGE_FLEET),
+    Row("get", "/decisions/", READ_ALL),
+    Row("get", "/decisions/{decision}/", OWN),
+    Row("post", "/placements/", OWN, {"vm": "{web}"}),
+    Row("post", "/placements/", FLEET, {"offering": "{offering}", "template": "{template}"}, note="no VM yet"),
+    Row("post", "/placements/", (401, 403, 403, 200, 200), {"vm": "{web}", "across_clusters": True}, note="relaxed"),
+    Row("get", "/cluster-policies/", FLEET),
+    Row("get", "/cluster-policies/{cluster}/", FLEET),
+    Row("patch", "/cluster-policies/{cluster}/", CHANGE_FLEET, {"allocator": "pack", "cpu_ratio": 2}),
+    Row("delete", "/cluster-policies/{cluster}/", (401, 403, 403, 204, 204)),
+    Row("get", "/affinity-groups/", FLEET),
+    Row("post", "/affinity-groups/", (401, 403, 403, 201, 201), {"name": "new", "kind": "together", "vms": ["{web}"]}),
+    Row("get", "/affinity-groups/{group}/", FLEET),
+    Row("patch", "/affinity-groups/{group}/", CHANGE_FLEET, {"strict": False, "vms": []}),
+    Row("delete", "/affinity-groups/{group}/", (401, 403, 403, 204, 204)),
+    Row("post", "/vms/{simulated}/migrations/", (401, 403, 403, 202, 202), {"host": "{far_host}"}),
+    Row("get", "/vms/{web}/migration-targets/", FLEET),
+    Row("get", "/migrations/", FLEET),
+    Row("get", "/migrations/{migration}/", FLEET),
+    Row("post", "/migrations/{migration}/abort/", (401, 403, 403, 202, 202)),
+    Row("post", "/migrations/bulk/", (401, 403, 403, 202, 202), {"vms": ["{web}", "{simulated}"]}),
+    Row("get", "/maintenances/", FLEET),
+    Row("post", "/maintenances/", (401, 403, 403, 201, 201), {"hosts": ["{host}"], "reason": "new memory"}),
+    Row("post", "/maintenances/", (401, 403, 403, 403, 201), STOPS, note="stopping a VM by choice"),
+    Row("post", "/maintenances/preview/", CHANGE_FLEET, {"hosts": ["{host}"]}),
+    Row("get", "/maintenances/{job}/", FLEET),
+    Row("post", "/maintenances/{job}/cancel/", CHANGE_FLEET, {"abort_running": True}),
+    Row("post", "/maintenances/{cancelled_job}/resume/", (401, 403, 403, 201, 201)),
+    Row("post", "/maintenances/{job}/retry/", CHANGE_FLEET),
+    Row("post", "/maintenances/{held_job}/complete/", CHANGE_FLEET, {"uncordon": False}),
+    Row("get", "/maintenances/{done_job}/homecoming/", CHANGE_FLEET),
+    Row("post", "/maintenances/{done_job}/bring-home/", (401, 403, 403, 201, 201)),
+    Row("post", "/maintenances/{held_job}/hosts/{held_host}/release/", CHANGE_FLEET, {}),
+    Row("get", "/maintenances/{job}/moves/", FLEET),
+    Row("post", "/maintenances/{job}/moves/{move}/choose/", CHANGE_FLEET, {"choice": "skip"}),
+    Row("post", "/maintenances/{job}/moves/{move}/choose/", ADMIN, {"choice": "stop"}, note="stopping a VM"),
+    Row("post", "/maintenances/{job}/moves/{move}/retry/", CHANGE_FLEET),
+    Row("post", "/hosts/{dead_host}/fence/", ADMIN, {"reason": "Switched off at the rack."}),
+    Row("post", "/hosts/{fenced_host}/unfence/", ADMIN, {}),
 ]
 
 
@@ -172,7 +221,7 @@ def _routes(patterns: list[URLPattern | URLResolver], prefix: str = "") -> Itera
 def test_the_table_names_every_route() -> None:
     routes = set(_routes(api.urlpatterns))
     named = {(row.method, _pattern(row.path, routes)) for row in TABLE}
-    assert len(routes) > 70
+    assert len(routes) > 120
     assert routes - named == set()
 
 

@@ -54,7 +54,14 @@ ROWS_BY_RESOURCE = {
     "projects": ("apollo", "empty"),
     "memberships": ("tenant_membership", "member_membership"),
     "tokens": ("tenant_token", "admin_token"),
+    "templates": ("template", "unused_template"),
+    "decisions": ("decision",),
+    "cluster-policies": ("cluster", "unused_cluster"),
+    "affinity-groups": ("group",),
+    "migrations": ("migration",),
+    "maintenances": ("job", "held_job", "cancelled_job", "done_job"),
 }
+ROWS_BY_PARAMETER = {"host_id": ("held_host", "dead_host", "fenced_host"), "move_id": ("move",)}
 ROWS_BY_FIELD = {
     "cluster": ("cluster",),
     "project": ("apollo", "zephyr"),
@@ -63,6 +70,8 @@ ROWS_BY_FIELD = {
     "host": ("host",),
     "vm": ("web",),
     "vms": ("web", "loose"),
+    "hosts": ("host", "far_host"),
+    "template": ("template",),
     "ids": ("session", "member_session"),
 }
 DESCRIPTION: dict[str, Any] = SchemaGenerator(patterns=api.urlpatterns).get_schema(public=True)  # type: ignore[no-untyped-call]
@@ -88,7 +97,7 @@ def _one_connection() -> Iterator[None]:
 
 
 def test_the_whole_description_is_looked_at() -> None:
-    assert len(OPERATIONS) == sum(len(item) for item in DESCRIPTION["paths"].values()) > 70
+    assert len(OPERATIONS) == sum(len(item) for item in DESCRIPTION["paths"].values()) > 120
 
 
 @pytest.mark.parametrize("label", sorted(OPERATIONS))
@@ -149,7 +158,7 @@ def _use_real_ids(case: Any, world: World, choice: Any) -> None:
     resource = case.operation.path.split("/")[3]
     for name in case.path_parameters or {}:
         if choice.random() < 0.8:
-            row = world.rows[choice.choice(ROWS_BY_RESOURCE[resource])]
+            row = world.rows[choice.choice(ROWS_BY_PARAMETER.get(name, ROWS_BY_RESOURCE[resource]))]
             case.path_parameters[name] = str(row.pk)
     if isinstance(case.body, dict):
         for name, value in _references(case.body):
