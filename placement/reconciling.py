@@ -58,10 +58,10 @@ def reconcile(*, now: datetime) -> list[Drift]:
     """Mends what is surely wrong, and returns what it found, mended or not. Safe beside anything else."""
     found = drift(now=now)
     capacity.refresh(structure=False, now=now)
+    for host_id in {one.host_id for one in found if one.kind is DriftKind.SUM}:
+        _add_up_again(host_id)  # first: what is taken off a sum that is too small would leave it below zero
     power_claims.follow_all(now=now)
     claims.give_back(Claim.objects.filter(pk__in=_orphaned().values("pk")))
-    for host_id in {one.host_id for one in found if one.kind is DriftKind.SUM}:
-        _add_up_again(host_id)
     if any(one.mended for one in found):
         live.publish("capacity")
     return found

@@ -151,7 +151,8 @@ def _migration(now: datetime, hosts: list[Host], vm: Vm, *, status: str) -> VmMi
     )  # fmt: skip
     return VmMigration.objects.create(
         operation=operation, vm=vm, source_id=vm.host_id, target=target, mode="live",
-        phase="copying" if running else "ended", created_at=now, copying_since=now, options={"downtime_milliseconds": 300},
+        phase="copying" if running else "ended", created_at=now, copying_since=now,
+        options={"downtime_milliseconds": 300},
         progress={
             "memory_total_mib": 2048, "memory_remaining_mib": 812, "memory_sent_mib": 1300, "percent": 60,
             "rate_mib_per_second": 118.2, "downtime_milliseconds": None, "elapsed_seconds": 11.0, "post_copy": False,
@@ -287,7 +288,9 @@ def _happenings(now: datetime, hosts: list[Host], vms: list[Vm], admin: User, pr
             data={"n": n} if n % 3 == 0 else {},
             **(subject_of(subject) if subject else {}),
         ).save()
-    _operation(now, admin, None, status="failed", title="Stop db-000-1", subject_id=str(uuid4()), error="hypervisor-timeout")
+    _operation(
+        now, admin, None, status="failed", title="Stop db-000-1", subject_id=str(uuid4()), error="hypervisor-timeout"
+    )
     return _operation(now, admin, project, status="running", title="Start web-000-0", subject_id=str(uuid4()))
 
 
