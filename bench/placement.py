@@ -137,6 +137,8 @@ class Bench:
         return self.report.row(f"claims, {processes} processes", "per s", Goal(0.35, against="pgbench"))
 
     def _race(self, workers: Sequence[Peer], processes: int, seconds: float, *, bare: bool) -> None:
+        for worker in workers:
+            worker.ask(do="warm")
         order = {"do": "race", "at": time.time() + 0.5, "seconds": seconds, "bare": bare}
         for number, worker in enumerate(workers):
             worker.tell(**order, seed=10 + number, first=1 + number * STRIDE)
@@ -196,6 +198,8 @@ class Bench:
         with contextlib.ExitStack() as stack:
             first = self._ours(stack, hosts=hosts, vms=8 * STRIDE, small=True)
             workers = [first, *(self._worker(stack, hosts) for _ in range(7))]
+            for worker in workers:
+                worker.ask(do="warm")
             for number, worker in enumerate(workers):
                 worker.tell(do="race", at=time.time() + 0.5, small=True, seed=1, first=1 + number * STRIDE)
             answers = [worker.hear() for worker in workers]
