@@ -35,6 +35,7 @@ class Product:
             public_url=self.url,
             CLOUDOPS_LOG_LEVEL="INFO",
             CLOUDOPS_STATIC_ROOT=str(folder / "static"),
+            CLOUDOPS_SIMULATED_DIR=str(folder),
         )
         self.children: dict[str, Child] = {}
         self._more_env: Mapping[str, str] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.e2e.api import Api
 from tests.e2e.browser import Person
@@ -35,6 +35,27 @@ ADMIN_PAGES = {
     "clusters": "/clusters/",
     "vms": "/vms/",
     "vm": "/vms/{vm}/",
+    "vm-moving": "/vms/{moving}/",
+    "vm-placement": "/vms/{asking}/placement/",
+    "migrate": "/vms/{still}/migrate/",
+    "migrate-several": "/migrations/several/?{several}",
+    "migrations": "/migrations/",
+    "host-draining": "/hosts/{emptied}/",
+    "host-placement": "/hosts/{spare}/placement/",
+    "fence": "/hosts/{spare}/fence/",
+    "placement": "/placement/",
+    "placement-try": "/placement/try/?vm={asking}",
+    "decisions": "/placement/decisions/",
+    "decision": "/placement/decisions/{decision}/",
+    "policy": "/placement/policies/{cluster}/",
+    "groups": "/placement/groups/",
+    "group": "/placement/groups/{group}/edit/",
+    "templates": "/templates/",
+    "drift": "/placement/drift/",
+    "maintenance": "/maintenance/",
+    "maintenance-choose": "/maintenance/new/",
+    "maintenance-preview": "/maintenance/new/?host={spare}",
+    "maintenance-job": "/maintenance/{job}/",
     "consoles": "/consoles/",
     "console-history": "/consoles/history/",
     "offerings": "/offerings/",
@@ -52,6 +73,7 @@ TENANT_PAGES = {
     "my-consoles": "/my/consoles/",
     "my-activity": "/my/activity/",
     "my-vm": "/vms/{vm}/",
+    "my-moving-vm": "/vms/{moving}/",
 }
 ANONYMOUS_PAGES = {"login": "/account/login/"}
 
@@ -69,6 +91,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scene(product: Product, seeded: dict[str, Any]) -> Iterator[dict[str, str]]:
     """A fleet worth looking at: a real host, simulated ones, and open consoles on them."""
     simulated = product.run("seed", uri=FLEET_URI, kind="simulated", cluster="simulated")
+    placed = product.run("seed_placement", state=str(product.folder / "simulated.sqlite"))
     with ExitStack() as consoles:
         for username, vm in zip(
             ("alice", "bob", "alice", "oskar"),
@@ -76,7 +99,7 @@ def scene(product: Product, seeded: dict[str, Any]) -> Iterator[dict[str, str]]:
             strict=True,
         ):
             consoles.enter_context(ConsoleClient(Api(product.url, seeded["tokens"][username]), vm))
-        yield {"host": seeded["host"], "vm": seeded["vms"]["alpha"]}
+        yield {"host": seeded["host"], "vm": seeded["vms"]["alpha"], **placed}
 
 
 def faults(page: Page) -> list[str]:
@@ -145,6 +168,28 @@ def test_the_console_page_looks_right(
     console.screenshot(path=pictures / f"console-{theme}-{size}.png")
     assert faults(console) == []
     assert viewer.complaints == []
+
+
+def test_a_migration_is_seen_to_go_on(person: Callable[..., Person], product: Product, scene: dict[str, str]) -> None:
+    """Its numbers change by themselves, on the VM's page and in the list, for who may see them; and it is aborted."""
+    page = person("ada").sign_in()
+    page.goto(f"{product.url}/migrations/")
+    row = page.locator("#moving-table tr", has=page.locator(f'a[href="/vms/{scene["moving"]}/"]'))
+    left = row.get_by_text("MiB left")
+    before = left.inner_text()
+    expect(left).not_to_have_text(before)
+    page.goto(f"{product.url}/vms/{scene['moving']}/")
+    card = page.locator("#vm-placement")
+    words = card.get_by_text("MiB left")
+    before = words.inner_text()
+    expect(words).not_to_have_text(before)
+    tenant = person("alice").sign_in()
+    tenant.goto(f"{product.url}/vms/{scene['moving']}/")
+    expect(tenant.locator("#vm-placement")).to_contain_text("It is moving to another host")
+    card.get_by_role("button", name="Abort").click()
+    page.get_by_role("button", name="Abort the migration").click()
+    expect(card.get_by_text("aborted", exact=True)).to_be_visible(timeout=20_000)
+    expect(tenant.locator("#vm-placement")).to_contain_text("It is not moving", timeout=20_000)
 
 
 def test_numbers_that_change_do_not_move_the_page(
