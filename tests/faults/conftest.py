@@ -16,11 +16,11 @@ from cloudops.lab.libvirtd import LibvirtHost
 from cloudops.lab.process import free_port
 from cloudops.lab.services import PrivatePostgres, PrivateRedis
 from tests.e2e.api import Api
-from tests.e2e.conftest import e2e_database, product
+from tests.e2e.conftest import browser, e2e_database, product
 from tests.e2e.product import Product, eventually
 from tests.lab.fixtures import lab_of_three, real_host
 
-__all__ = ["e2e_database", "lab_of_three", "product", "real_host"]
+__all__ = ["browser", "e2e_database", "lab_of_three", "product", "real_host"]
 FLEET_URI = "simulated://others?hosts=1&vms=2&seed=7"
 
 

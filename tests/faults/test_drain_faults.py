@@ -11,10 +11,12 @@ from functools import partial
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, Page, expect
 
 from cloudops.lab.domain import GuestSpec
 from cloudops.lab.lab import Lab
 from cloudops.lab.serial_line import Life
+from tests.e2e.browser import Person
 from tests.e2e.drains import GUEST_MIB, Fleet, register, told
 from tests.e2e.inside import Inside
 from tests.e2e.product import Product, eventually
@@ -46,6 +48,14 @@ def fleet(lab_of_three: Lab, product: Product) -> Iterator[Fleet]:
     lab_of_three.reset()
 
 
+@pytest.fixture(scope="module")
+def page(browser: Browser, product: Product, fleet: Fleet) -> Iterator[Page]:
+    """An operator's browser; it stays open whatever happens to the server."""
+    ada = Person(browser, product.url, "ada")
+    yield ada.sign_in()
+    ada.close()
+
+
 @dataclass
 class Drain:
     """A drain that was under way when its test began: ``target`` is where the first guest was going."""
@@ -75,13 +85,14 @@ class Drain:
 
 
 @pytest.fixture
-def drain(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> Iterator[Drain]:
+def drain(fleet: Fleet, page: Page, capsys: pytest.CaptureFixture[str]) -> Iterator[Drain]:
     """Begins one, and afterwards holds it to its promises and brings everybody home."""
     assert fleet.wait_books() == dict.fromkeys(GUESTS, HOME)
     lives = {name: fleet.lab.life(name) for name in GUESTS}
     fleet.inside.settings(migration_bandwidth_mib_per_second=SLOW_MIB_PER_SECOND)
     began = time.monotonic()
     job = fleet.inside.start(hosts=[HOME])
+    page.goto(f"{fleet.product.url}/maintenance/{job}/")
     drain = Drain(fleet, job, eventually(partial(first_target, fleet), within_seconds=30, what="it copies"), lives)
     yield drain
     drain.wait_all_up()
@@ -91,6 +102,7 @@ def drain(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> Iterator[Drain]:
     for name in GUESTS:
         life = fleet.lab.life(name)
         assert life.boot_id == lives[name].boot_id, f"{name} was rebooted"
+    tells_the_truth(page, hosts)
     fleet.inside.complete(job=job)
     took = time.monotonic() - began
     back = fleet.inside.bring_home(job=job)
@@ -98,6 +110,15 @@ def drain(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> Iterator[Drain]:
     assert fleet.wait_books() == dict.fromkeys(GUESTS, HOME)
     with capsys.disabled():
         sys.stdout.write(f"\nemptied and all in order after {took:.1f} s\n{told(fleet.inside.history(job=job))}\n")
+
+
+def tells_the_truth(page: Page, hosts: dict[str, str]) -> None:
+    """The job's page, open since it began and never loaded again."""
+    expect(page.get_by_text("in maintenance").first).to_be_visible(timeout=30_000)
+    for name, host in hosts.items():
+        row = page.locator("tr").filter(has=page.get_by_role("link", name=name, exact=True))
+        expect(row).to_contain_text(host, timeout=30_000)
+        expect(row).to_contain_text("moved")
 
 
 def first_target(fleet: Fleet) -> str:
