@@ -43,8 +43,11 @@ def main() -> None:
             others = OtherLoad()
             prepared = Prepared(postgres.url(), redis.url(), folder)
             bench = Bench(report, installed, prepared, folder, quick=options.quick)
-            for part in parts:
-                bench.part(part)
+            try:
+                for part in parts:
+                    bench.part(part)
+            except KeyboardInterrupt:
+                report.notes.append("interrupted: what was not measured by then is missing")
             report.notes.append(others.note())
     report.publish(options.json)
 

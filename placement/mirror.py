@@ -140,9 +140,10 @@ class Mirror:
             self.fleet = Fleet.build([one.row for one in found], clusters)
             self._forget_snapshots()
         self._fingerprints, self._told = fingerprints, {one.row.id: one.structure for one in found}
-        self._horizon, self._unsure = horizon, set()
-        self._loaded_at = time.monotonic()
-        self._load_seconds = self._loaded_at - started
+        self._horizon, self._unsure = horizon, _own_changes()
+        self._load_seconds = time.monotonic() - started
+        certain = connection.vendor == "postgresql" or not connection.in_atomic_block
+        self._loaded_at = time.monotonic() if certain else 0.0
 
     def _take_over(self, fleet: Fleet, rows: list[HostRow]) -> None:
         """The same hosts: only what differs is changed, so that stored snapshots stay of use."""
@@ -216,6 +217,17 @@ def _value(name: str, value: Any) -> Any:
 
 def _key(host: str) -> Any:
     return FleetSnapshot._meta.pk.get_db_prep_value(UUID(host), connection)
+
+
+def _own_changes() -> set[str]:
+    """Hosts that the present transaction changed: it may yet be undone."""
+    if connection.vendor != "postgresql" or not connection.in_atomic_block:
+        return set()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT host_id FROM placement_hostcapacity WHERE version = pg_current_xact_id_if_assigned()::text::bigint"
+        )
+        return {str(row[0]) for row in cursor.fetchall()}
 
 
 def _horizon() -> int:
