@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
@@ -29,6 +30,7 @@ from placement.views import telling_migrations
 from placement.vm_migrations import Options
 
 MIGRATIONS_SHOWN = 5
+DECISIONS_READ = 20
 FITS_SHOWN = 40
 OTHERS_SHOWN = 40
 
@@ -42,11 +44,13 @@ def card(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     if not has(person(request), Right.FLEET_VIEW):
         return _tenant_card(request, vm)
     moving, past = _migrations(vm)
-    decision = _last_decision(vm)
+    here, last = _decisions(vm)
     context: dict[str, Any] = {
         "vm": vm,
-        "decision": decision,
-        "gist": words.gist(decision.summary) if decision else "",
+        "here": here,
+        "why_here": words.gist(here.summary) if here else "",
+        "last": last,
+        "why_last": words.gist(last.summary) if last else "",
         "moving": moving,
         "past": past,
         "claims": list(vm.claims.select_related("host__host").order_by("-kind")),
@@ -64,9 +68,16 @@ def _migrations(vm: Vm) -> tuple[telling_migrations.MigrationLine | None, list[t
     return moving, [one for one in rows if not one.running][:MIGRATIONS_SHOWN]
 
 
-def _last_decision(vm: Vm) -> Decision | None:
-    rows = Decision.objects.filter(vm=vm).exclude(purpose=Purpose.DRY_RUN)
-    return rows.select_related("host").defer("changes").first()
+def _asked(vm: Vm) -> QuerySet[Decision]:
+    return Decision.objects.filter(vm=vm).exclude(purpose=Purpose.DRY_RUN).defer("changes", "spec")
+
+
+def _decisions(vm: Vm) -> tuple[Decision | None, Decision | None]:
+    """The last decision for the host that it is on, and the last one of all where that is another."""
+    rows = list(_asked(vm)[:DECISIONS_READ])
+    here = next((row for row in rows if row.host_id == vm.host_id), None)
+    last = rows[0] if rows and rows[0] != here else None
+    return here, last
 
 
 def _tenant_card(request: HttpRequest, vm: Vm) -> HttpResponse:
@@ -76,7 +87,7 @@ def _tenant_card(request: HttpRequest, vm: Vm) -> HttpResponse:
         spec = spec_for(vm, purpose=Purpose.MIGRATE, now=timezone.now())
         told = decisions.dry_run(spec, by=actor_of(request), now=timezone.now()).explained.tenant_words
     else:
-        last = _last_decision(vm)
+        last = Decision.objects.filter(vm=vm).exclude(purpose=Purpose.DRY_RUN).first()
         if last is not None and last.project_id == vm.project_id and last.outcome == Decision.Outcome.REFUSED:
             told = decisions.for_tenant(last)
     moving = VmMigration.objects.filter(vm=vm, ended_at__isnull=True).exists()

@@ -11,13 +11,14 @@ from typing import Any
 
 import django
 
-SLOW_MIB_PER_SECOND = 2
+SLOW_MIB_PER_SECOND = 12
 
 
 def seed(*, state: str) -> dict[str, str]:
     """``state``: the file in which the simulated hosts' processes meet. VMs on the move belong to project apollo."""
     from django.utils import timezone
 
+    from cloudops.core import runtime
     from cloudops.core.actors import system
     from cloudops.hypervisors.port import PowerState
     from cloudops.inventory import offerings, templates, vms
@@ -43,7 +44,9 @@ def seed(*, state: str) -> dict[str, str]:
     assert decision is not None
     moving, still = running[0], running[1]
     vms.assign([moving], project=_apollo(), by=by, now=now)
-    vm_migrations.migrate(moving, to=None, by=by, now=now)
+    # Hosts of other endpoints than these two share no state: nothing can really go there.
+    inside = vm_migrations.Options.of(runtime.current(), across_clusters=False)
+    vm_migrations.migrate(moving, to=None, options=inside, by=by, now=now)
     emptied = Host.objects.filter(pk__in=[host.pk for host in windows]).exclude(pk=asking.host_id)[0]
     job = maintenance.start(host_ids=[emptied.pk], reason="New firmware", by=by, now=now)
     group = groups.create(name="database", kind="together", strict=False, vms=running[-5:-3], by=by, now=now)
