@@ -52,7 +52,6 @@ def drift(request: HttpRequest) -> HttpResponse:
 def mend(request: HttpRequest) -> HttpResponse:
     """Puts right now what would be put right at the next look by itself."""
     mended = sum(one.mended for one in reconciling.reconcile(now=timezone.now()))
-    text = (
-        f"{mended} difference{'' if mended == 1 else 's'} put right." if mended else "Nothing was to be put right."
-    )
+    words = "1 difference is" if mended == 1 else f"{mended} differences are"
+    text = f"{words} put right." if mended else "Nothing was to be put right."
     return pages.done(request, text, to=reverse("drift"))
