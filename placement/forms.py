@@ -16,11 +16,11 @@ ALLOCATORS: Any = RuntimeSettings._meta.get_field("placement_allocator").choices
 
 
 class WeightsField(forms.CharField):
-    """``memory=2, consoles=1``: weigher names and their multipliers."""
+    """``free-memory=2, free-cpu=1``: weigher names and their multipliers."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
-            required=False, widget=forms.TextInput(attrs={"placeholder": "memory=2, consoles=1"}), **kwargs
+            required=False, widget=forms.TextInput(attrs={"placeholder": "free-memory=2, free-cpu=1"}), **kwargs
         )
 
     def prepare_value(self, value: Any) -> Any:
@@ -33,7 +33,7 @@ class WeightsField(forms.CharField):
             try:
                 found[name] = float(number)
             except ValueError as error:
-                raise forms.ValidationError(f"“{item}” is not name=number, for example memory=2.") from error
+                raise forms.ValidationError(f"“{item}” is not name=number, for example free-memory=2.") from error
         return found
 
 
