@@ -155,9 +155,17 @@ _LOST: Mapping[str, str] = {
 }
 
 
+_OF_ONE: Mapping[str, str] = {"are": "is", "were": "was", "have": "has", "lack": "lacks", "run": "runs", "do": "does"}
+
+
 def losses(lost: Mapping[str, int]) -> str:
-    """ "3 hosts lack a tag, 1 host is …": how many fell to which filter."""
-    return ", ".join(f"{count:,} {_LOST.get(name, name)}" for name, count in lost.items())
+    """ "3 lack a tag, 1 is cordoned": how many fell to which filter."""
+    return ", ".join(f"{count:,} {_lost(name, count)}" for name, count in lost.items())
+
+
+def _lost(name: str, count: int) -> str:
+    verb, _, rest = _LOST.get(name, name).partition(" ")
+    return f"{_OF_ONE.get(verb, verb) if count == 1 else verb} {rest}".strip()
 
 
 def refusal(spec: Spec, result: Result) -> str:
@@ -191,10 +199,14 @@ def chosen(spec: Spec, result: Result) -> str:
         return ""
     best = result.top[0]
     others = result.fit - 1
-    return (
-        f"{best.name} ({best.cluster}) by {ALLOCATORS.get(result.allocator, result.allocator)}: "
-        f"score {best.score:g}; {_plural(others, 'other host')} would fit too."
+    how = ALLOCATORS.get(result.allocator, result.allocator)
+    told = (
+        f"{best.name} ({best.cluster}) by {how}: score {best.score:.3f}; {_plural(others, 'other host')} would fit too."
     )
+    higher = max(result.top, key=lambda one: one.score)
+    if higher.score > best.score:
+        told += f" {higher.name} scores {higher.score:.3f}: hosts that are about as good take turns."
+    return told
 
 
 def gist(summary: Mapping[str, Any]) -> str:
