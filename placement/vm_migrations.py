@@ -145,8 +145,9 @@ def migrate(
         with decisions.recording():
             return _start(vm, mode, options, wanted, maintenance, by, now)
     except NoHostFits as refusal:
-        reason = refusal.detail
-        events.record("vm.migration_refused", by=by, now=now, subject=vm, reason=reason, severity="notice")
+        told = {"decision": refusal.numbers.get("decision"), "detail": refusal.detail}
+        reason = refusal.tenant_words  # the VM's tenants read its events
+        events.record("vm.migration_refused", by=by, now=now, subject=vm, reason=reason, severity="notice", data=told)
         raise
 
 
@@ -170,7 +171,8 @@ def _start(
     _demand_reachable(vm.host, target)
     operation.title = f"Migrate {vm.name} to {target.name}"[:200]
     operation.params = {"vm": str(vm.pk), "source": str(vm.host_id), "target": str(target.pk), "mode": mode}
-    operation.save(update_fields=["title", "params"])
+    operation.project_id = None  # its words name hosts: the VM's tenants see that it moves, not where
+    operation.save(update_fields=["title", "params", "project_id"])
     VmMigration.objects.create(
         operation=operation,
         vm=vm,

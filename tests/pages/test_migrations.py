@@ -200,6 +200,21 @@ class TestTenants:
         assert tenant.post(f"/vms/{vm.pk}/placement/", {"pinned": "on"}).status_code == 403
         assert not Vm.objects.get(pk=vm.pk).pinned
 
+    def test_what_happened_to_it_names_no_host(self, fleet: Installation, admin: Client, tenant: Client) -> None:
+        vm = _running(fleet)
+        room = HostCapacity.objects.get(pk=fleet.hosts[1].pk).memory_capacity_mib
+        _room(0, *fleet.hosts)
+        admin.post(f"/vms/{vm.pk}/migrate/", HOW)
+        assert "There is no place for this VM now." in _page(tenant, f"/vms/{vm.pk}/")
+        _room(room, *fleet.hosts)
+        admin.post(f"/vms/{vm.pk}/migrate/", HOW)
+        operation = VmMigration.objects.get(vm=vm, ended_at=None).operation
+        for address in (f"/vms/{vm.pk}/", "/my/activity/", "/operations/", "/operations/tray/"):
+            page = _page(tenant, address)
+            assert [host.name for host in fleet.hosts if host.name in page] == [], address
+        assert tenant.get(f"/operations/{operation.pk}/").status_code == 404
+        assert operation.title in _page(admin, "/operations/")
+
     @staticmethod
     def _reveals_nothing(page: str, installation: Installation, own: Vm) -> None:
         main = page.split("<main")[1].split("</main>")[0]
