@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,8 +14,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cloudops.accounts.rights import Right, Scope, has
+from cloudops.core import runtime
 from cloudops.core.errors import Forbidden, Invalid, NotFound
 from cloudops.core.filters import Choice, Filters, Flag, Text, Time, Uuid
+from cloudops.core.models import RuntimeSettings
 from cloudops.core.rest import ApiViewSet, Lists, Retrieves
 from cloudops.inventory import access
 from cloudops.inventory.models import Cluster, Connection, Host, Vm
@@ -121,7 +124,7 @@ class PlacementViewSet(ApiViewSet):
             "Tenants may ask for their own VMs and are told in words that reveal no host."
         ),
         request=PlacementBody,
-        responses=PlacementSerializer,
+        responses={200: PlacementSerializer},
     )
     def create(self, request: Request) -> Response:
         wanted = self.body(PlacementBody)
@@ -241,6 +244,11 @@ class ClusterPolicyViewSet(Lists, Retrieves, ApiViewSet):
     serializer_class = ClusterPolicySerializer
     ordering = ("position", "name")
     rights = {"list": "fleet.view", "retrieve": "fleet.view", "*": "fleet.manage"}
+
+    @cached_property
+    def settings_now(self) -> RuntimeSettings:
+        """What holds for clusters that say nothing else."""
+        return runtime.current()
 
     @extend_schema(
         summary="Change a cluster's placement policy",

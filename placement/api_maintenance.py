@@ -112,12 +112,11 @@ class MaintenanceViewSet(Lists, ApiViewSet):
         return found[job.pk]
 
     def _told(self, job: Maintenance, *, status: int = 200) -> Response:
-        self.prepare([job])
         report = maintenance.report(job, now=self.now)
+        self._page = {job.pk: (len(report.hosts), report.counts)}
         blocked = MOVES.filter(maintenance=job, status=MoveStatus.BLOCKED).order_by("position", "pk")[:BLOCKED_SHOWN]
-        shown = Maintenance.objects.prefetch_related("hosts__host").get(pk=job.pk)
         context = {**self.get_serializer_context(), "report": report, "blocked": blocked}
-        return Response(MaintenanceDetailSerializer(shown, context=context).data, status=status)
+        return Response(MaintenanceDetailSerializer(job, context=context).data, status=status)
 
     def _new(self, job: Maintenance) -> Response:
         """201 with the job's address when this request made it, 200 with the job that there was already."""

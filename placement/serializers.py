@@ -9,7 +9,6 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from cloudops.core.rest import Body, Shown
-from cloudops.core.runtime import current
 from cloudops.inventory.models import Cluster, Offering, Template
 from cloudops.inventory.serializers import ClusterRef, HostRef, VmHostSerializer, VmRef
 from placement import decisions, words
@@ -191,7 +190,7 @@ class ClusterPolicySerializer(serializers.Serializer[Any]):
 
     @extend_schema_field(EffectivePolicySerializer)
     def get_effective(self, cluster: Cluster) -> dict[str, Any]:
-        settings, own = current(), self.get_own(cluster)
+        settings, own = self.context["view"].settings_now, self.get_own(cluster)
         otherwise = {
             "allocator": settings.placement_allocator,
             "cpu_ratio": settings.placement_cpu_ratio,

@@ -306,7 +306,7 @@ class MoveSerializer(Shown):
 class MaintenanceDetailSerializer(MaintenanceSerializer):
     """A job with its hosts, how far it is, and the VMs that block it with what can be done about each."""
 
-    hosts = MaintenanceHostSerializer(many=True)
+    hosts = serializers.SerializerMethodField()
     percent = serializers.SerializerMethodField(help_text="Of all VMs that had to leave, those that have.")
     to_do = serializers.SerializerMethodField(help_text="VMs that have to leave and have not.")
     seconds_left = serializers.SerializerMethodField(help_text="An estimate; null when nothing is under way.")
@@ -314,6 +314,10 @@ class MaintenanceDetailSerializer(MaintenanceSerializer):
 
     class Meta(MaintenanceSerializer.Meta):
         fields = [*MaintenanceSerializer.Meta.fields, "percent", "to_do", "seconds_left", "hosts", "blocked"]
+
+    @extend_schema_field(MaintenanceHostSerializer(many=True))
+    def get_hosts(self, job: Maintenance) -> Any:
+        return MaintenanceHostSerializer(self.context["report"].hosts, many=True).data
 
     def get_percent(self, job: Maintenance) -> int:
         return int(self.context["report"].percent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -14,9 +15,10 @@ from cloudops.accounts.models import Membership, Project, User
 from cloudops.core import crypto, runtime
 from cloudops.core.models import Event, Operation
 from cloudops.hypervisors.port import Kind
-from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Tag, Vm
+from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Tag, Template, Vm
 from cloudops.managers.models import ServerProcess
 from consoles.models import ConsoleSession, ForeignConnection, ReleaseRequest, Status
+from placement.models import AffinityGroup, Decision, Maintenance, MaintenanceHost, MaintenanceMove, VmMigration
 from tests.api.conftest import World, make_session
 
 
@@ -74,6 +76,43 @@ def _token(world: World, n: int) -> Any:
     return world.tenant.api_tokens.create(label=str(n), secret_sha256=crypto.digest(str(n)), **times)
 
 
+def _template(world: World, n: int) -> Template:
+    template = Template.objects.create(name=f"more-{n}")
+    template.host_tags.add(world.tag)
+    return template
+
+
+def _decision(world: World, n: int) -> Decision:
+    row = Decision.objects.get(pk=world.decision.pk)
+    row.pk, row.vm = uuid.uuid4(), _vm(world, n)
+    row.save(force_insert=True)
+    return row
+
+
+def _group(world: World, n: int) -> AffinityGroup:
+    group = AffinityGroup.objects.create(name=f"more-{n}", kind="together", created_at=world.now)
+    group.vms.set([world.web, world.other])
+    return group
+
+
+def _migration(world: World, n: int) -> VmMigration:
+    operation = _operation(world, n + 1_000)
+    hosts = {"source": world.host, "target": world.far_host}
+    return VmMigration.objects.create(operation=operation, vm=_vm(world, n), **hosts, mode="live", created_at=world.now)
+
+
+def _job(world: World, n: int) -> Maintenance:
+    job = Maintenance.objects.create(title=f"more-{n}", requested_by_name="x", created_at=world.now)
+    MaintenanceHost.objects.create(maintenance=job, host=_host(world, n))
+    MaintenanceMove.objects.create(maintenance=job, vm=_vm(world, n), source=world.host, updated_at=world.now)
+    return job
+
+
+def _move(world: World, n: int) -> MaintenanceMove:
+    values = {"status": "blocked", "updated_at": world.now, "target": world.far_host}
+    return MaintenanceMove.objects.create(maintenance=world.job, vm=_vm(world, n), source=world.drained_host, **values)
+
+
 LISTS: list[tuple[str, str, Callable[[World, int], Any]]] = [
     ("/hosts/", "admin", _host),
     ("/vms/", "admin", _vm),
@@ -95,6 +134,18 @@ LISTS: list[tuple[str, str, Callable[[World, int], Any]]] = [
     ("/hosts/{host}/console-sessions/", "admin", _session),
     ("/console-usage/", "admin", _host),
     ("/me/", "tenant", _membership),
+    ("/templates/", "admin", _template),
+    ("/decisions/", "admin", _decision),
+    ("/decisions/", "tenant", _decision),
+    ("/affinity-groups/", "admin", _group),
+    ("/capacity/", "admin", _host),
+    ("/capacity/hosts/", "admin", _host),
+    ("/capacity/drift/", "admin", _vm),
+    ("/cluster-policies/", "admin", lambda world, n: Cluster.objects.create(name=f"more-{n}")),
+    ("/migrations/", "admin", _migration),
+    ("/maintenances/", "admin", _job),
+    ("/maintenances/{job}/", "admin", _move),
+    ("/maintenances/{job}/moves/", "admin", _move),
 ]
 
 

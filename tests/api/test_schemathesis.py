@@ -61,7 +61,18 @@ ROWS_BY_RESOURCE = {
     "migrations": ("migration",),
     "maintenances": ("job", "held_job", "cancelled_job", "done_job"),
 }
-ROWS_BY_PARAMETER = {"host_id": ("held_host", "dead_host", "fenced_host"), "move_id": ("move",)}
+ROWS_BY_PARAMETER = {"host_id": ("held_host",), "move_id": ("move",)}
+ROWS_BY_PATH = {
+    "/api/v1/hosts/{host_id}/fence/": {"host_id": ("dead_host",)},
+    "/api/v1/hosts/{host_id}/unfence/": {"host_id": ("fenced_host",)},
+    "/api/v1/maintenances/{id}/hosts/{host_id}/release/": {"id": ("held_job",)},
+    "/api/v1/maintenances/{id}/moves/{move_id}/choose/": {"id": ("job",)},
+    "/api/v1/maintenances/{id}/moves/{move_id}/retry/": {"id": ("job",)},
+}
+REFUSED = {
+    "POST /api/v1/hosts/": "needs the address of a hypervisor that answers",
+    "DELETE /api/v1/hosts/{id}/": "its hosts have consoles open",
+}
 ROWS_BY_FIELD = {
     "cluster": ("cluster",),
     "project": ("apollo", "zephyr"),
@@ -108,10 +119,12 @@ def test_no_request_brings_the_api_down(world: World, label: str) -> None:
     operation.app = operation.schema.app
     tokens = [_token_headers(world, person) for person in ("admin", "tenant")]
 
+    answers: set[int] = set()
+
     def positive(case: Any, choice: Any) -> None:
         _use_real_ids(case, world, choice)
         for headers in tokens:
-            _send(case, headers, CONFORMANCE)
+            answers.add(_send(case, headers, CONFORMANCE))
 
     def negative(case: Any) -> None:
         for headers in tokens:
@@ -119,6 +132,8 @@ def test_no_request_brings_the_api_down(world: World, label: str) -> None:
 
     valid = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
     _bounded(POSITIVE_EXAMPLES)(given(case=valid, choice=st.randoms(use_true_random=False))(positive))()
+    reached = any(200 <= status < 300 for status in answers)
+    assert reached or label in REFUSED or POSITIVE_EXAMPLES < 5, sorted(answers)
     if _has_input(label):
         invalid = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
         _bounded(NEGATIVE_EXAMPLES)(given(case=invalid)(negative))()
@@ -145,21 +160,24 @@ def _token_headers(world: World, person: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {world.token(person, 'console', 'power', 'manage')}"}
 
 
-def _send(case: Any, headers: dict[str, str], checks: list[Any]) -> None:
+def _send(case: Any, headers: dict[str, str], checks: list[Any]) -> int:
     with transaction.atomic():
         try:
-            case.call_and_validate(headers=headers, checks=checks)
+            return int(case.call_and_validate(headers=headers, checks=checks).status_code)
         finally:
             transaction.set_rollback(True)
 
 
 def _use_real_ids(case: Any, world: World, choice: Any) -> None:
     """Ids that exist, four times out of five: random ones would only ever be not found."""
-    resource = case.operation.path.split("/")[3]
+    path = case.operation.path
+    rows_here = ROWS_BY_PARAMETER | ROWS_BY_PATH.get(path, {})
     for name in case.path_parameters or {}:
         if choice.random() < 0.8:
-            row = world.rows[choice.choice(ROWS_BY_PARAMETER.get(name, ROWS_BY_RESOURCE[resource]))]
+            row = world.rows[choice.choice(rows_here.get(name, ROWS_BY_RESOURCE.get(path.split("/")[3], ())))]
             case.path_parameters[name] = str(row.pk)
+    if path == "/api/v1/placements/" and isinstance(case.body, dict):
+        _either_or(case.body, choice)
     if isinstance(case.body, dict):
         for name, value in _references(case.body):
             rows = [world.rows[key].pk for key in ROWS_BY_FIELD[name]]
@@ -171,3 +189,12 @@ def _use_real_ids(case: Any, world: World, choice: Any) -> None:
 
 def _references(body: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from [(name, value) for name, value in body.items() if name in ROWS_BY_FIELD]
+
+
+def _either_or(body: dict[str, Any], choice: Any) -> None:
+    """A place is asked for a VM, or for an offering: most bodies that hold both would only be refused."""
+    without_vm, only_vm = ("offering", "template", "cluster", "weights"), ("vm", "drop_soft_tags", "copy_storage")
+    kept, dropped = choice.choice([("vm", without_vm), ("offering", only_vm)])
+    body[kept] = ""  # a real one follows, most of the time
+    for name in dropped:
+        body.pop(name, None)
