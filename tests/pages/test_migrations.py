@@ -239,6 +239,21 @@ class TestHosts:
         names = re.findall(r'class="row-link" href="/hosts/[^"]*">([^<]*)<', _page(admin, "/fleet/?state=held"))
         assert names == [host.name]
 
+    def test_a_blocked_drain_and_a_held_host_are_named(self, fleet: Installation, admin: Client) -> None:
+        host = fleet.hosts[0]
+        job = maintenance.start(host_ids=[host.pk], by=maintenance.jobs.acting_for(fleet.job), now=timezone.now())
+        job.moves.update(status="moved")
+        stays = job.moves.all()[0]
+        job.moves.filter(pk=stays.pk).update(status="skipped")
+        job.hosts.update(status="blocked")
+        row = _page(admin, "/fleet/").split(f'id="host-{host.pk}"')[1].split("</tr>")[0]
+        assert "drain blocked" in row
+        left = job.moves.count() - 1  # one that stays by choice does not count
+        assert f"{left} of {left}" in row
+        HostCapacity.objects.filter(pk=host.pk).update(hold="maintenance")
+        assert "in maintenance" in _page(admin, "/fleet/").split(f'id="host-{host.pk}"')[1].split("</tr>")[0]
+        assert "in maintenance" in admin.get("/fleet/?format=csv").content.decode()
+
     def test_claims_that_stand_out_are_listed_and_all_on_the_page(
         self, installation: Installation, admin: Client
     ) -> None:
