@@ -8,6 +8,9 @@ _VM: Final = "6f1c2a9e-6d0b-4e61-9a52-0f6f5a3c8b11"
 _HOST: Final = "0d7f4a52-6c0e-4a0b-8d0b-3a1f1f0c2b77"
 _SESSION: Final = "9b1d6a7e-2f53-4d1c-8a83-1d5a9e0f7c22"
 _PROJECT: Final = "3f0a5b8c-7e41-4f5e-b0a6-52c1d9e4a633"
+_CLUSTER: Final = "b1f0c7d4-0f51-4f7e-9a57-0b8f1c4e5d66"
+_OFFERING: Final = "5a1e7c3d-8b42-4d0f-9c6e-2f7a1b3d4e55"
+_TEMPLATE: Final = "7d2b9e4f-1c63-4a8e-b5d0-6e3f2a1c8b44"
 _SECRET: Final = "pZ0v3b7mX4nR8sT1wY5cK9dF2gH6jL0qA3eU7iO1kE4"  # noqa: S105 - an example
 _AT: Final = "2027-03-01T09:00:00Z"
 
@@ -45,7 +48,7 @@ EXAMPLES: Final[dict[str, Example]] = {
         {
             "kind": "libvirt",
             "uri": "qemu+tls://kvm-01.example.org/system",
-            "cluster": "b1f0c7d4-0f51-4f7e-9a57-0b8f1c4e5d66",
+            "cluster": _CLUSTER,
             "management_address": "10.0.0.11",
             "tags": ["ssd"],
         }
@@ -74,6 +77,58 @@ EXAMPLES: Final[dict[str, Example]] = {
     "post /api/v1/offerings/": Example(
         {"name": "medium", "vcpus": 2, "memory_mib": 4096, "dynamic_scaling": True, "host_tags": ["ssd"]}
     ),
+    "post /api/v1/templates/": Example({"name": "debian-12", "host_tags": ["linux"], "soft_host_tags": ["ssd"]}),
+    "post /api/v1/placements/": Example(
+        {"offering": _OFFERING, "template": _TEMPLATE, "cluster": _CLUSTER, "across_clusters": False},
+        "200",
+        {
+            "fits": False,
+            "words": [
+                "None of 2 hosts fits (1 vCPU and 512 MiB needed): 2 lack a tag. Nearest is kvm-01 (W): missing tag linux."
+            ],
+            "host": None,
+            "allocator": "spread",
+            "hosts_considered": 2,
+            "hosts_fit": 0,
+            "lost": {"tags": 2},
+            "nearest": {
+                "host_id": _HOST,
+                "host_name": "kvm-01",
+                "cluster": "W",
+                "reasons": ["missing tag linux"],
+                "remedies": ["Add the tag linux to kvm-01, if that is true of it; or stop asking for it."],
+            },
+            "clusters": [],
+        },
+    ),
+    "patch /api/v1/cluster-policies/{id}/": Example(
+        {"allocator": "weights", "weights": {"free-memory": 2, "home-cluster": 1}, "cpu_ratio": 2.0}
+    ),
+    "post /api/v1/affinity-groups/": Example({"name": "db pair", "kind": "apart", "strict": True, "vms": [_VM]}),
+    "post /api/v1/vms/{vm_id}/migrations/": Example({"host": _HOST, "timeout_seconds": 600, "post_copy": False}),
+    "post /api/v1/migrations/bulk/": Example(
+        {"vms": [_VM], "across_clusters": True},
+        "202",
+        {
+            "started": 0,
+            "refused": 1,
+            "outcomes": [
+                {
+                    "vm": {"id": _VM, "name": "web-7"},
+                    "migration": None,
+                    "error": {
+                        "code": "vm-pinned",
+                        "detail": "web-7 is pinned to kvm-01.",
+                        "remedy": "Unpin it, or move it all the same if you know why it was pinned.",
+                    },
+                }
+            ],
+        },
+    ),
+    "post /api/v1/maintenances/preview/": Example({"hosts": [_HOST], "choices": [{"vm": _VM, "choice": "skip"}]}),
+    "post /api/v1/maintenances/": Example({"hosts": [_HOST], "reason": "New memory", "host_parallel": 2}),
+    "post /api/v1/maintenances/{id}/moves/{move_id}/choose/": Example({"choice": "copy-storage"}),
+    "post /api/v1/hosts/{host_id}/fence/": Example({"reason": "Switched off at the rack's power strip."}),
     "post /api/v1/clusters/": Example({"name": "linux-a", "description": "Ground floor"}),
     "patch /api/v1/me/": Example({"current_project": _PROJECT}),
     "patch /api/v1/settings/": Example({"console_cleanup_interval_seconds": 600, "console_retention_seconds": 3600}),

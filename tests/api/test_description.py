@@ -89,6 +89,10 @@ def test_main_operations_have_examples(described: dict[str, Any]) -> None:
         "patch /api/v1/settings/",
         "post /api/v1/tokens/",
         "post /api/v1/memberships/",
+        "post /api/v1/placements/",
+        "post /api/v1/vms/{vm_id}/migrations/",
+        "post /api/v1/maintenances/preview/",
+        "post /api/v1/maintenances/",
     } <= with_examples
 
 
