@@ -16,7 +16,7 @@ from django.db.models import Q
 
 from cloudops.core.models import Operation, RuntimeSettings
 from cloudops.hypervisors.port import PowerState
-from cloudops.inventory import endpoints, signals
+from cloudops.inventory import signals
 from cloudops.inventory.models import Host, Offering, Template, Vm
 from cloudops.inventory.notices import ask
 from placement import mirror
@@ -87,11 +87,11 @@ class VmGround:
 
     @property
     def wishes(self) -> tuple[object, ...]:
-        """VMs with the same wishes may be on the same hosts."""
+        """VMs with the same wishes, on hosts of the same kind and cluster, may be on the same hosts."""
         disks = tuple(
             (one.get("kind"), one.get("datastore"), one.get("target"), one.get("removable")) for one in self.disks
         )
-        return (self.host_id, self.offering_id, self.template_id, tuple(self.networks), disks, self.cpu_model)
+        return (self.offering_id, self.template_id, tuple(self.networks), disks, self.cpu_model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def read(asked: Asked, *, residents: bool, settings: RuntimeSettings, now: datet
         groups=_groups(),
         offerings=_in_bulk(Offering, {vm.offering_id for vm in vms}),
         templates=_in_bulk(Template, {vm.template_id for vm in vms}),
-        consoles=_consoles(ids, now),
+        consoles=_consoles(ids, now) if fleet.consoles.any() else {},
         running=running,
         rate_mib_per_second=rate(settings),
     )
@@ -233,8 +233,3 @@ def rate(settings: RuntimeSettings) -> float:
     usual = rates[len(rates) // 2] if rates else USUAL_RATE
     limit = settings.migration_bandwidth_mib_per_second
     return max(1.0, min(usual, float(limit)) if limit else usual)
-
-
-def reaches(source: Host, target: Host) -> bool:
-    """Whether the source's hypervisor has a way to the target's: a move within one endpoint needs none."""
-    return source.endpoint_id == target.endpoint_id or bool(endpoints.migration_uri(target))

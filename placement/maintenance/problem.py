@@ -9,12 +9,13 @@ from uuid import UUID
 
 import numpy as np
 
-from cloudops.inventory.models import Vm
+from cloudops.inventory import endpoints
+from cloudops.inventory.models import Host, Offering, Template, Vm
 from placement import requests
 from placement.filters import BY_NAME
 from placement.fleet import UP, Fleet
 from placement.maintenance import words
-from placement.maintenance.ground import Asked, Ground, VmGround, reaches
+from placement.maintenance.ground import Asked, Ground, VmGround
 from placement.maintenance.options import AS_PLANNED, Choice, VmChoice
 from placement.planner import model as planner
 from placement.spec import Purpose, Spec
@@ -76,6 +77,8 @@ class _Builder:
         chosen = {pk: one.host_id for pk, one in self.asked.choices.items() if one.main == Choice.HOST}
         self.fixed: dict[UUID, UUID] = {**self.asked.homes, **{pk: host for pk, host in chosen.items() if host}}
         self.reached: dict[UUID, int | None] = {}
+        self.open: dict[UUID, bool] = {}
+        self.soft: dict[UUID, tuple[str, ...]] = {}
 
     def _usable(self, place: int) -> bool:
         return bool(self.fleet.connection[place] == UP and self.fleet.hold[place] == 0)
@@ -204,37 +207,62 @@ class _Builder:
         return vm.memory_mib + (disks if Choice.COPY_STORAGE in choice.relaxed else 0)
 
     def _rules_of(self, vm: VmGround, choice: VmChoice) -> tuple[planner.Rule, ...]:
-        key = (*vm.wishes, choice.relaxed, vm.pk in self.asked.homes)
+        """VMs that ask for the same share one tuple, which the planner relies on to be quick."""
+        host = self.ground.hosts[vm.host_id]
+        soft = self._soft_tags(vm, choice)
+        reach = self._reach(host)
+        key = (host.cluster_id, host.endpoint.kind, host.cpu_model, *vm.wishes, soft, reach, choice.relaxed)
+        key = (*key, vm.pk in self.asked.homes)
         if key not in self.rules:
-            self.rules[key] = tuple(self._rules(vm, choice))
+            self.rules[key] = tuple(self._rules(vm, choice, soft, reach))
         return self.rules[key]
 
-    def _rules(self, vm: VmGround, choice: VmChoice) -> Iterator[planner.Rule]:
+    def _rules(self, vm: VmGround, choice: VmChoice, soft: Sequence[str], reach: int | None) -> Iterator[planner.Rule]:
         spec = spec_of(vm, self.ground, self.asked, choice)
         for name, rule_name, narrowed in _single(spec, self.fleet):
             column = BY_NAME[name].passes(narrowed, self.fleet)
             if column is not None and not column.all():
                 liftable = name in {"cluster-scope", "local-disks"}
                 yield planner.Rule(KINDS[name], rule_name, planner.mask_of(column), liftable)
-        yield from self._soft_tags(vm, spec)
-        yield from self._reach(vm)
+        for name in soft:
+            column = self.fleet.structure.tags[name]
+            yield planner.Rule(planner.Kind.SOFT_TAG, name, planner.mask_of(column), liftable=True)
+        if reach is not None:
+            yield planner.Rule(NO_URI, "a migration URI", reach)
 
-    def _soft_tags(self, vm: VmGround, spec: Spec) -> Iterator[planner.Rule]:
+    def _soft_tags(self, vm: VmGround, choice: VmChoice) -> tuple[str, ...]:
         """A preferred tag that the VM has where it is, is not taken from it unless somebody says so."""
+        if Choice.DROP_SOFT_TAGS in choice.relaxed:
+            return ()
         tags, here = self.fleet.structure.tags, self.names[str(vm.host_id)]
-        for name in spec.soft_tags:
-            if name in tags and tags[name][here]:
-                yield planner.Rule(planner.Kind.SOFT_TAG, name, planner.mask_of(tags[name]), liftable=True)
+        wanted = (
+            *self._soft_of(self.ground.offerings, vm.offering_id),
+            *self._soft_of(self.ground.templates, vm.template_id),
+        )
+        return tuple(name for name in dict.fromkeys(wanted) if name in tags and tags[name][here])
 
-    def _reach(self, vm: VmGround) -> Iterator[planner.Rule]:
-        """Within an endpoint any host is reached; elsewhere a host needs an address that works from outside."""
-        source = self.ground.hosts[vm.host_id]
+    def _soft_of(self, sources: Mapping[UUID, Offering] | Mapping[UUID, Template], key: UUID | None) -> tuple[str, ...]:
+        if key is None or (source := sources.get(key)) is None:
+            return ()
+        if key not in self.soft:
+            self.soft[key] = tuple(sorted(tag.name for tag in source.soft_host_tags.all()))
+        return self.soft[key]
+
+    def _reach(self, source: Host) -> int | None:
+        """Within an endpoint any host is reached; elsewhere a host needs an address that works from outside. None: all
+        are reached."""
         if source.endpoint_id not in self.reached:
-            found = (self.ground.hosts.get(UUID(key)) for key in self.fleet.structure.ids)
-            column = [host is not None and reaches(source, host) for host in found]
+            found = [self.ground.hosts.get(UUID(key)) for key in self.names]
+            column = [
+                host is not None and (host.endpoint_id == source.endpoint_id or self._is_open(host)) for host in found
+            ]
             self.reached[source.endpoint_id] = None if all(column) else planner.mask_of(column)
-        if (mask := self.reached[source.endpoint_id]) is not None:
-            yield planner.Rule(NO_URI, "a migration URI", mask)
+        return self.reached[source.endpoint_id]
+
+    def _is_open(self, host: Host) -> bool:
+        if host.pk not in self.open:
+            self.open[host.pk] = bool(endpoints.migration_uri(host))
+        return self.open[host.pk]
 
 
 def _single(spec: Spec, fleet: Fleet) -> Iterator[tuple[str, str, Spec]]:

@@ -203,7 +203,7 @@ class Fleet(RuleBasedStateMachine):
 @pytest.mark.django_db
 def test_any_order_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advancing, "EXACT_SECONDS", 0.0)
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Fleet,
         settings=settings(
             max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)

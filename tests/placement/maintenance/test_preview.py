@@ -8,10 +8,10 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from cloudops.hypervisors.port import DiskFacts, DiskKind, PowerState
+from cloudops.hypervisors.port import DiskFacts, DiskKind, PowerAction, PowerState
 from cloudops.inventory import tags as tag_rows
 from cloudops.inventory.models import Host, Offering, Template, Vm
-from cloudops.inventory.power import PowerAction, power
+from cloudops.inventory.power import power
 from placement import maintenance
 from placement.maintenance import words
 from placement.maintenance.errors import NoHosts
