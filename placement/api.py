@@ -30,17 +30,19 @@ from placement.serializers import (
     AffinityGroupSerializer,
     CapacitySerializer,
     ClusterPolicySerializer,
-    DecisionDetailSerializer,
-    DecisionSerializer,
     DriftSerializer,
     DriftShown,
     HostCapacitySerializer,
-    HostsShown,
     MendedSerializer,
     Nothing,
+    PolicyBody,
+)
+from placement.serializers_decisions import (
+    DecisionDetailSerializer,
+    DecisionSerializer,
+    HostsShown,
     PlacementBody,
     PlacementSerializer,
-    PolicyBody,
     clusters_told,
     nearest_told,
 )

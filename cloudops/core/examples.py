@@ -84,7 +84,7 @@ EXAMPLES: Final[dict[str, Example]] = {
         {
             "fits": False,
             "words": [
-                "None of 2 hosts fits (1 vCPU and 512 MiB needed): 2 lack a tag. Nearest is kvm-01 (W): missing tag linux."
+                "None of 2 hosts fits (1 vCPU and 512 MiB needed): 2 lack a tag. Nearest is kvm-01: missing tag linux."
             ],
             "host": None,
             "allocator": "spread",

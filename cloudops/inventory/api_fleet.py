@@ -24,9 +24,11 @@ from cloudops.inventory.serializers import (
     HostRemoval,
     HostsAdded,
     HostSerializer,
+    ProbeSerializer,
+)
+from cloudops.inventory.serializers_offerings import (
     OfferingBody,
     OfferingSerializer,
-    ProbeSerializer,
     TagSerializer,
     TemplateBody,
     TemplateSerializer,

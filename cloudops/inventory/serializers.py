@@ -12,26 +12,11 @@ from cloudops.accounts.serializers import ProjectRef
 from cloudops.core.rest import Body, Shown
 from cloudops.hypervisors.port import PowerAction
 from cloudops.inventory import vms
-from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Template, Vm, validate_tag
+from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Template, Vm
+from cloudops.inventory.serializers_offerings import OfferingRef, TagsField, TemplateRef
 
 ACTIONS = [(item.value, item.value) for item in PowerAction]
-MAX_TAGS = 50
 MAX_POSITION = 2**31 - 1
-
-
-class TagsField(serializers.ListField):
-    """Tag names; those that do not exist yet are made."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(
-            child=serializers.CharField(max_length=63, validators=[validate_tag]), max_length=MAX_TAGS, **kwargs
-        )
-
-
-class TagSerializer(serializers.Serializer[Any]):
-    """A tag."""
-
-    name = serializers.CharField()
 
 
 class ClusterRef(Shown):
@@ -58,79 +43,6 @@ class ClusterBody(Body):
     position = serializers.IntegerField(
         min_value=0, max_value=MAX_POSITION, required=False, help_text="Order on the screens."
     )
-
-
-class OfferingRef(Shown):
-    """An offering by id and name."""
-
-    class Meta:
-        model = Offering
-        fields = ["id", "name"]
-
-
-class OfferingSerializer(Shown):
-    """What a VM may be."""
-
-    host_tags = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
-    soft_host_tags = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
-
-    class Meta:
-        model = Offering
-        fields = [
-            "id",
-            "name",
-            "description",
-            "vcpus",
-            "cpu_mhz",
-            "memory_mib",
-            "dynamic_scaling",
-            "host_tags",
-            "soft_host_tags",
-            "enabled",
-            "created_at",
-        ]
-
-
-class OfferingBody(Body, serializers.ModelSerializer[Offering]):
-    """An offering's own fields."""
-
-    host_tags = TagsField(required=False, help_text="A host must carry all of these.")
-    soft_host_tags = TagsField(required=False, help_text="A host that carries these is preferred.")
-
-    class Meta:
-        model = Offering
-        fields = [
-            "name",
-            "description",
-            "vcpus",
-            "cpu_mhz",
-            "memory_mib",
-            "dynamic_scaling",
-            "host_tags",
-            "soft_host_tags",
-            "enabled",
-        ]
-        extra_kwargs = {"name": {"validators": []}, "description": {"max_length": 10_000}}
-
-
-class TemplateSerializer(Shown):
-    """What a VM was made from, as far as placement cares."""
-
-    host_tags = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
-    soft_host_tags = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
-
-    class Meta:
-        model = Template
-        fields = ["id", "name", "description", "host_tags", "soft_host_tags", "created_at"]
-
-
-class TemplateBody(Body):
-    """A template's own fields."""
-
-    name = serializers.CharField(max_length=100)
-    description = serializers.CharField(max_length=10_000, allow_blank=True, required=False)
-    host_tags = TagsField(required=False, help_text="A host must carry all of these.")
-    soft_host_tags = TagsField(required=False, help_text="A host that carries these is preferred.")
 
 
 class EndpointSerializer(Shown):
@@ -328,14 +240,6 @@ class ProbeSerializer(serializers.Serializer[Any]):
     steps = ProbeStepSerializer(many=True)
     hosts = HostFactsSerializer(many=True)
     vm_count = serializers.IntegerField()
-
-
-class TemplateRef(Shown):
-    """A template by id and name."""
-
-    class Meta:
-        model = Template
-        fields = ["id", "name"]
 
 
 class VmRef(Shown):
