@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     whole = parser()
     if arguments[:1] == ["up"]:
         wanted = {name: value for name, value in vars(checked(whole, arguments)).items() if name != "action"}
-        return run(Options(command=whole.prog, networked=True, keep=False, **wanted))
+        return run(Options(command=f"{whole.prog} up", networked=True, keep=False, **wanted))
     options = whole.parse_args(arguments)
     state: Path = options.state.absolute()
     try:

@@ -47,7 +47,7 @@ PASSWORD_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # noqa: S105 - no letters 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to run. ``networked``: the hosts are a `Lab`. ``keep``: data and guests' memory stay for the next start."""
+    """What to run. ``command``: as a person typed it. ``networked``: the hosts are a `Lab`. ``keep``: data and guests' memory stay for the next start."""
 
     command: str
     state: Path
@@ -87,7 +87,7 @@ class Installation:
         started = time.monotonic()
         with ExitStack() as stack:
             stack.enter_context(self._only_one())
-            _demand_free(self.options.host, self.options.port)
+            _demand_free(self.options)
             self.secrets = load_secrets(self.state / "secrets")
             hosts = stack.enter_context(self._libvirt_hosts()) if self.options.has_hosts else None
             with self.screen.step("Private Redis"):
@@ -327,14 +327,15 @@ def _password() -> str:
     return "-".join("".join(secrets.choice(PASSWORD_LETTERS) for _ in range(4)) for _ in range(3))
 
 
-def _demand_free(host: str, port: int) -> None:
+def _demand_free(options: Options) -> None:
+    host, port = options.host, options.port
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise ServiceError(
-                f"port {port} on {host} cannot be used: {error.strerror}. Remedy: use --port {port + 1}"
+                f"port {port} on {host} cannot be used: {error.strerror}. Remedy: {options.command} --port {port + 1}"
             ) from error
 
 
