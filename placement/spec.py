@@ -28,6 +28,9 @@ Groups = Mapping[str, tuple[str, ...]]
 """Host id to the names of the groups whose other VMs are there."""
 
 
+_GROUPS = ("apart", "together", "soft_apart", "soft_together")
+
+
 @dataclass(frozen=True, slots=True)
 class Spec:
     """One request for a place. Ids are the string forms of UUIDs.
@@ -69,6 +72,14 @@ class Spec:
     seed: int = 0
     among: int = 1
 
+    def __post_init__(self) -> None:
+        """Mappings in the order of their keys: a database may give them back in another one than it was given, and a
+        decision that is told again must come out the same to the last word and bit."""
+        for name in _MAPPINGS:
+            value = getattr(self, name)
+            if len(value) > 1:
+                object.__setattr__(self, name, dict(sorted(value.items())))
+
     @property
     def has_thresholds(self) -> bool:
         """Whether clusters that are nearly full are left out: for new VMs and starts, never for moves."""
@@ -87,12 +98,13 @@ class Spec:
         for name in ("networks", "datastores", "local_disks", "only_hosts"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
-        for name in ("apart_hosts", "together_hosts", "soft_apart_hosts", "soft_together_hosts"):
+        for name in (f"{how}_hosts" for how in _GROUPS):
             if name in values:
                 values[name] = {host: tuple(names) for host, names in values[name].items()}
         return cls(**values)
 
 
+_MAPPINGS = ("tags", "soft_tags", "exclude_hosts", *(f"{how}_hosts" for how in _GROUPS), "weights")
 _MISSING = object()
 _DEFAULTS = tuple(
     (
