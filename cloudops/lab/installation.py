@@ -47,7 +47,8 @@ PASSWORD_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # noqa: S105 - no letters 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to run. ``command``: as a person typed it. ``networked``: the hosts are a `Lab`. ``keep``: data and guests' memory stay for the next start."""
+    """What to run. ``command``: as a person types it. ``networked``: the hosts are a `Lab`. ``keep``: data and guests'
+    memory stay for the next start."""
 
     command: str
     state: Path
