@@ -23,10 +23,11 @@ from cloudops.core.models import Event, subject_of
 from cloudops.core.problems import as_refusal
 from cloudops.core.requests import actor_of
 from cloudops.hypervisors.port import PowerAction
-from cloudops.inventory import access, tags
+from cloudops.inventory import access, signals, tags
 from cloudops.inventory import vms as verbs
 from cloudops.inventory.forms import AssignForm, OfferingChoiceForm
 from cloudops.inventory.models import Connection, Offering, Vm
+from cloudops.inventory.notices import ask
 from consoles import history, limits, overview
 from consoles.models import ConsoleSession
 
@@ -83,10 +84,11 @@ def vms(request: HttpRequest) -> HttpResponse:
     if request.GET.get("format") == "csv":
         return listing.csv_response("vms", _COLUMNS, found.order_by(*order)[: listing.CSV_ROWS])
     page = listing.page(found, order=order, cursor=request.GET.get("cursor", ""))
-    usage = limits.usage_by_vm([vm.pk for vm in page.rows], now=timezone.now())
+    ids = [vm.pk for vm in page.rows]
+    usage, moving = limits.usage_by_vm(ids, now=timezone.now()), _moving(ids)
     context = {
         "page": page,
-        "rows": [{"vm": vm, "usage": usage.get(vm.pk)} for vm in page.rows],
+        "rows": [{"vm": vm, "usage": usage.get(vm.pk), "moving": moving.get(vm.pk, "")} for vm in page.rows],
         "total": found.count(),
         "filtered": bool(wanted),
         "wanted": wanted,
@@ -112,6 +114,11 @@ def assign(request: HttpRequest) -> HttpResponse:
     return pages.done(request, text, to=pages.back(request, reverse("vms")))
 
 
+def _moving(vm_ids: list[UUID]) -> dict[UUID, str]:
+    """Those of these VMs that are on their way to another host, with its name."""
+    return {key: name for answer in ask(signals.vms_moving, vm_ids=vm_ids) for key, name in answer.items()}
+
+
 def _memberships(user: User) -> dict[Any, Any]:
     return {row.project_id: row for row in user.memberships.select_related("project")}
 
@@ -128,12 +135,14 @@ def my_vms(request: HttpRequest) -> HttpResponse:
     shown = {**wanted, "project": str(chosen.pk)} if chosen else wanted
     found = _narrowed(access.visible_vms(user).filter(project_id__in=list(mine)), shown)
     page = listing.page(found, order=("name", "id"), cursor=request.GET.get("cursor", ""))
-    usage = limits.usage_by_vm([vm.pk for vm in page.rows], now=now)
+    ids = [vm.pk for vm in page.rows]
+    usage, moving = limits.usage_by_vm(ids, now=now), _moving(ids)
     everywhere = rights.everywhere(user, VmRight.CONSOLE)
     rows = [
         {
             "vm": vm,
             "usage": usage.get(vm.pk),
+            "moving": vm.pk in moving,
             "why_not": why_no_console(vm, may=everywhere or mine[vm.project_id].can_console),
         }
         for vm in page.rows
@@ -182,6 +191,7 @@ def vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     context = {
         "vm": vm,
         "now": now,
+        "moving": bool(_moving([vm.pk])),
         "settings": setting,
         "usage": limits.usage_of_vm(vm, now=now),
         "host_usage": limits.usage_of_host(vm.host, now=now),

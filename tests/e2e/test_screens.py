@@ -192,6 +192,15 @@ def test_a_migration_is_seen_to_go_on(person: Callable[..., Person], product: Pr
     expect(tenant.locator("#vm-placement")).to_contain_text("It is not moving", timeout=20_000)
 
 
+def test_a_decision_is_told_as_it_was_made(
+    person: Callable[..., Person], product: Product, scene: dict[str, str]
+) -> None:
+    page = person("ada").sign_in()
+    page.goto(f"{product.url}/placement/decisions/{scene['decision']}/")
+    expect(page.get_by_text("missing tag linux", exact=False).first).to_be_visible()
+    expect(page.get_by_text("The rules have changed since")).to_have_count(0)
+
+
 def test_numbers_that_change_do_not_move_the_page(
     person: Callable[..., Person], product: Product, scene: dict[str, str], api: Callable[[str], Api]
 ) -> None:

@@ -186,6 +186,9 @@ class TestTenants:
         assert "It is moving to another host." in page
         assert "console follows" in page
         self._reveals_nothing(page, installation, vm)
+        for address in (f"/vms/{vm.pk}/", "/my/vms/"):
+            assert "<span>moving</span>" in _page(tenant, address)
+            assert installation.migration.target.name not in _page(tenant, address)
 
     def test_whether_there_is_a_place_is_told_without_numbers(self, fleet: Installation, tenant: Client) -> None:
         vm = _running(fleet)
