@@ -44,7 +44,7 @@ def solve(asked: Asked, *, settings: RuntimeSettings, now: datetime, exact_secon
     """``exact_seconds`` for the exact solver, and only when everything else strands VMs."""
     seen = ground.read(asked, residents=False, settings=settings, now=now)
     posed = problem.build(asked, seen, residents_may_move=False, use_later=False)
-    best = Solution(planner.plan(posed, budget_seconds=SEARCH_SECONDS, exact_seconds=0.0), posed, seen)
+    best = Solution(planner.plan(posed, budget_seconds=SEARCH_SECONDS, exact_seconds=0.0, explain=False), posed, seen)
     if not best.plan.stranded:
         return best
     seen = ground.read(asked, residents=True, settings=settings, now=now)
@@ -57,6 +57,9 @@ def solve(asked: Asked, *, settings: RuntimeSettings, now: datetime, exact_secon
             best = Solution(found, posed, seen, use_later)
         if not found.stranded:
             break
+    if best.plan.stranded and not best.plan.stranded[0].blockers:  # the first stage is not explained
+        explained = planner.plan(best.problem, budget_seconds=SEARCH_SECONDS, exact_seconds=0.0)
+        best = Solution(explained, best.problem, best.ground, best.uses_later)
     return best
 
 

@@ -37,10 +37,12 @@ def plan(
     *,
     budget_seconds: float = SEARCH_SECONDS,
     exact_seconds: float = EXACT_SECONDS,
+    explain: bool = True,
     clock: Clock = time.perf_counter,
 ) -> Plan:
     """The best plan found. The search ends after ``budget_seconds``; when it strands VMs whose case is not plain, the
     exact solver gets ``exact_seconds`` (0: never). Equal problems give equal plans as long as neither limit is reached.
+    ``explain`` off: stranded VMs are named without blockers and changes, for who tries something else first.
 
     Raises :class:`ValueError` when the problem names hosts or VMs that it does not have.
     """
@@ -49,7 +51,7 @@ def plan(
     budget = Budget(began + budget_seconds, clock)
     draft = _place(board, budget, exact_seconds)
     order, bound = _in_time(draft, budget)
-    stranded = _explained(draft, budget)
+    stranded = _explained(draft, budget) if explain else _named(draft)
     proof = Proof.PROVEN if draft.proven or not stranded else Proof.NOT_FOUND
     return Plan(
         moves=_moves(board, order),
@@ -134,6 +136,11 @@ def _in_time(draft: _Draft, budget: Budget) -> tuple[Order, float]:
                 if w not in board.moving:
                     draft.layout.move(w, board.at[w])
         draft.proven = False
+
+
+def _named(draft: _Draft) -> tuple[Stranded, ...]:
+    vms, hosts = draft.board.vms, draft.board.hosts
+    return tuple(Stranded(vms[v].id, hosts[draft.board.at[v]].id, (), (), Proof.NOT_FOUND) for v in sorted(draft.left))
 
 
 def _explained(draft: _Draft, budget: Budget) -> tuple[Stranded, ...]:

@@ -232,3 +232,12 @@ def test_a_fleet_without_another_host_says_so_and_offers_nothing() -> None:
 
     assert stranded.relaxations == ()
     assert stranded.proof is Proof.PROVEN
+
+
+def test_without_explanations_the_same_vms_are_named() -> None:
+    asked = problem([host("leaving"), host("b", 10)], [vm("big", "leaving", 50), vm("fits", "leaving", 5)], "leaving")
+    bare, told = plan(asked, explain=False), plan(asked)
+    assert bare.moves == told.moves
+    assert [one.vm for one in bare.stranded] == [one.vm for one in told.stranded] == ["big"]
+    assert told.stranded[0].blockers
+    assert not bare.stranded[0].blockers
