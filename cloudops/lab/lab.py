@@ -13,7 +13,8 @@ from typing import Self
 
 from cloudops.lab import serial_line
 from cloudops.lab.domain import GuestSpec
-from cloudops.lab.libvirtd import LibvirtHost, Listen
+from cloudops.lab.libvirtd import LibvirtHost
+from cloudops.lab.libvirtd_config import Listen
 from cloudops.lab.network import UPLINK, LabNetwork
 from cloudops.lab.process import ServiceError
 

@@ -15,12 +15,12 @@ import subprocess
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from cloudops.lab.domain import GuestSpec, domain_xml
+from cloudops.lab.libvirtd_config import Listen, daemon_settings, qemu_settings, write_lines
 from cloudops.lab.process import Child, ServiceError, find_program, log_tail
 
 READY_SECONDS = 30.0
@@ -30,19 +30,6 @@ SOCKET_PATH_BYTES = 107
 
 class InUse(ServiceError):
     """Another process runs a host in this state directory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """TCP or TLS listening of libvirtd, without authentication: for loopback and private networks only.
-
-    ``pki`` holds cacert.pem, servercert.pem and serverkey.pem (see ``cloudops.lab.pki``) when ``tls_port`` is set.
-    """
-
-    address: str = "127.0.0.1"
-    tcp_port: int = 0
-    tls_port: int = 0
-    pki: Path | None = None
 
 
 class LibvirtHost:
@@ -268,70 +255,22 @@ class LibvirtHost:
         (self.state_dir / "run").chmod(0o750)
         if self._socket_gid is not None:
             os.chown(self.state_dir / "run", -1, self._socket_gid)
-        _write(self.state_dir / "etc/libvirtd.conf", self._daemon_settings())
-        _write(self.state_dir / "etc/qemu.conf", self._qemu_settings())
-        _write(self.state_dir / "etc/libvirt.conf", [])
-        _write(self.state_dir / "hosts", ["127.0.0.1 localhost", *self._host_names(), *_lines("/etc/hosts")])
+        listen = self._listen or Listen()
+        write_lines(self.state_dir / "etc/libvirtd.conf", daemon_settings(listen, self.uuid))
+        write_lines(self.state_dir / "etc/qemu.conf", qemu_settings(listen.address, self._vnc_ports))
+        write_lines(self.state_dir / "etc/libvirt.conf", [])
+        write_lines(self.state_dir / "hosts", ["127.0.0.1 localhost", *self._host_names(), *_lines("/etc/hosts")])
         users = [line for line in _lines("/etc/passwd") if not line.startswith("libvirt-qemu:")]
-        _write(self.state_dir / "passwd", [*users, "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin"])
+        write_lines(
+            self.state_dir / "passwd", [*users, "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin"]
+        )
         groups = [line for line in _lines("/etc/group") if not line.startswith(("libvirt-qemu:", "kvm:", "labusers:"))]
         groups += ["kvm:x:64056:", "libvirt-qemu:x:64055:", f"labusers:x:{self._socket_gid or 0}:"]
-        _write(self.state_dir / "group", groups)
+        write_lines(self.state_dir / "group", groups)
 
     def _host_names(self) -> list[str]:
         names = {self.name: self._listen.address if self._listen else "127.0.1.1"} | self._peers
         return [f"{address} {name}" for name, address in names.items()]
-
-    def _daemon_settings(self) -> list[str]:
-        listen = self._listen or Listen()
-        settings: dict[str, str | int] = {
-            "listen_tls": int(listen.tls_port > 0),
-            "listen_tcp": int(listen.tcp_port > 0),
-            "listen_addr": listen.address,
-            "tcp_port": str(listen.tcp_port or 16509),
-            "tls_port": str(listen.tls_port or 16514),
-            "auth_tcp": "none",
-            "auth_unix_ro": "none",
-            "auth_unix_rw": "none",
-            "unix_sock_group": "labusers",
-            "unix_sock_ro_perms": "0770",
-            "unix_sock_rw_perms": "0770",
-            "unix_sock_dir": "/run/libvirt",
-            "host_uuid": self.uuid,
-            "keepalive_interval": 5,
-            "keepalive_count": 3,
-            "log_outputs": "2:stderr",
-        }
-        if listen.pki is not None:
-            settings |= {
-                "ca_file": str(listen.pki / "cacert.pem"),
-                "cert_file": str(listen.pki / "servercert.pem"),
-                "key_file": str(listen.pki / "serverkey.pem"),
-            }
-        return [_setting(name, value) for name, value in settings.items()]
-
-    def _qemu_settings(self) -> list[str]:
-        address = self._listen.address if self._listen else "127.0.0.1"
-        settings: dict[str, str | int] = {
-            "user": "root",
-            "group": "root",
-            "dynamic_ownership": 0,
-            "remember_owner": 0,
-            "security_driver": "none",
-            "stdio_handler": "file",
-            "vnc_listen": address,
-            "remote_display_port_min": self._vnc_ports[0],
-            "remote_display_port_max": self._vnc_ports[1],
-            "keepalive_interval": 5,
-            "keepalive_count": 3,
-        }
-        if not address.startswith("127."):  # libvirtd refuses a loopback address here
-            settings |= {"migration_host": address, "migration_address": address}
-        return [
-            "namespaces = []",
-            "cgroup_controllers = []",
-            *(_setting(name, value) for name, value in settings.items()),
-        ]
 
     def _launch(self) -> None:
         script = Path(__file__).parent / "libvirt_host.sh"
@@ -407,11 +346,3 @@ def _children(pid: int) -> list[int]:
 
 def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines()
-
-
-def _write(path: Path, lines: Sequence[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines))
-
-
-def _setting(name: str, value: str | int) -> str:
-    return f"{name} = {value}" if isinstance(value, int) else f'{name} = "{value}"'

@@ -119,6 +119,14 @@ class Verbs:
 
         maintenance.complete(Maintenance.objects.get(pk=job), by=self._ada(), now=timezone.now())
 
+    def cancel(self, job: str) -> None:
+        from django.utils import timezone
+
+        from placement import maintenance
+        from placement.models import Maintenance
+
+        maintenance.cancel(Maintenance.objects.get(pk=job), abort_running=True, by=self._ada(), now=timezone.now())
+
     def bring_home(self, job: str) -> str:
         """The id of the job that brings them home."""
         from django.utils import timezone

@@ -83,6 +83,25 @@ class Drain:
             lambda: set(inside.books()["connections"].values()) == {"up"}, within_seconds=60, what="every host is up"
         )
 
+    def heal(self) -> None:
+        """Whatever was broken works again; after a test that failed, too."""
+        for line, state in self.lab.states().items():
+            if state != "up":
+                {"off": self.lab.start_host, "frozen": self.lab.thaw, "unplugged": self.lab.plug}[state](line)
+        self.wait_all_up()
+
+    def bring_home(self) -> None:
+        """Ends the job, and everybody is where they were."""
+        inside = self.fleet.inside
+        if inside.job(job=self.job)["status"] == "holding":
+            inside.complete(job=self.job)
+        else:
+            inside.cancel(job=self.job)
+        self.hurry()
+        if set(self.fleet.wait_books().values()) != {HOME}:
+            self.fleet.wait_job(inside.bring_home(job=self.job), "completed", seconds=DRAIN_SECONDS)
+        assert self.fleet.wait_books() == dict.fromkeys(GUESTS, HOME)
+
 
 @pytest.fixture
 def drain(fleet: Fleet, page: Page, capsys: pytest.CaptureFixture[str]) -> Iterator[Drain]:
@@ -94,20 +113,20 @@ def drain(fleet: Fleet, page: Page, capsys: pytest.CaptureFixture[str]) -> Itera
     job = fleet.inside.start(hosts=[HOME])
     page.goto(f"{fleet.product.url}/maintenance/{job}/")
     drain = Drain(fleet, job, eventually(partial(first_target, fleet), within_seconds=30, what="it copies"), lives)
-    yield drain
-    drain.wait_all_up()
-    drain.wait_emptied()
-    hosts = fleet.wait_books()
-    assert HOME not in hosts.values()
-    for name in GUESTS:
-        life = fleet.lab.life(name)
-        assert life.boot_id == lives[name].boot_id, f"{name} was rebooted"
-    tells_the_truth(page, hosts)
-    fleet.inside.complete(job=job)
-    took = time.monotonic() - began
-    back = fleet.inside.bring_home(job=job)
-    fleet.wait_job(back, "completed", seconds=DRAIN_SECONDS)
-    assert fleet.wait_books() == dict.fromkeys(GUESTS, HOME)
+    try:
+        yield drain
+        drain.wait_all_up()
+        drain.wait_emptied()
+        hosts = fleet.wait_books()
+        assert HOME not in hosts.values()
+        for name in GUESTS:
+            life = fleet.lab.life(name)
+            assert life.boot_id == lives[name].boot_id, f"{name} was rebooted"
+        tells_the_truth(page, hosts)
+        took = time.monotonic() - began
+    finally:
+        drain.heal()
+        drain.bring_home()
     with capsys.disabled():
         sys.stdout.write(f"\nemptied and all in order after {took:.1f} s\n{told(fleet.inside.history(job=job))}\n")
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cloudops.lab.domain import GuestSpec
-from cloudops.lab.libvirtd import LibvirtHost, Listen
+from cloudops.lab.libvirtd import LibvirtHost
+from cloudops.lab.libvirtd_config import Listen
 from cloudops.lab.process import free_port
 from tests.hypervisors.certificates import Authority
 from tests.lab.fixtures import lab_of_two, start_host

@@ -15,7 +15,8 @@ import pytest
 from cloudops.lab.domain import GuestSpec
 from cloudops.lab.guest import GuestImage, build_guest
 from cloudops.lab.lab import Lab
-from cloudops.lab.libvirtd import InUse, LibvirtHost, Listen
+from cloudops.lab.libvirtd import InUse, LibvirtHost
+from cloudops.lab.libvirtd_config import Listen
 from cloudops.lab.process import ServiceError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
