@@ -193,15 +193,15 @@ def _demand_problem(response: Any) -> None:
 
 
 def _call(world: World, row: Row, person: str) -> Any:
-    return getattr(world.client(person), row.method)(world.path(row.path), _filled(row.body, world), format="json")
+    return getattr(world.client(person), row.method)(world.path(row.path), filled(row.body, world), format="json")
 
 
-def _filled(body: Any, world: World) -> Any:
+def filled(body: Any, world: World) -> Any:
     """``"{apollo}"`` in a body becomes that row's id."""
     if isinstance(body, dict):
-        return {name: _filled(value, world) for name, value in body.items()}
+        return {name: filled(value, world) for name, value in body.items()}
     if isinstance(body, list):
-        return [_filled(value, world) for value in body]
+        return [filled(value, world) for value in body]
     if isinstance(body, str) and body.startswith("{"):
         return world.rows[body[1:-1]].pk
     return body
@@ -246,7 +246,7 @@ def test_what_does_not_exist_is_not_found(world: World, row: Row) -> None:
         nothing = ANY_UUID if "-" in str(world.rows[name].pk) else "999999999999999999"
         path = path.replace(f"{{{name}}}", nothing)
     for person in PEOPLE[1:]:
-        response = getattr(world.client(person), row.method)(f"/api/v1{path}", _filled(row.body, world), format="json")
+        response = getattr(world.client(person), row.method)(f"/api/v1{path}", filled(row.body, world), format="json")
         allowed = {404} if person == "admin" else {403, 404}
         assert response.status_code in allowed, response.content[:300]
         _demand_problem(response)
