@@ -60,7 +60,7 @@ def build(
     people: int = 0,
     password: str = PASSWORD,
 ) -> Installation:
-    """Rows for an installation; every second VM belongs to the tenant's project."""
+    """Rows for an installation of two hosts or more; every second VM belongs to the tenant's project."""
     cast = {name: _user(name, role, password) for name, role in _CAST.items()}
     project = Project.objects.create(name="apollo", description="The landing page and its database.")
     Membership.objects.create(project=project, user=cast["tina"])

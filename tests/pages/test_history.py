@@ -54,7 +54,7 @@ def test_counts_rise_and_fall(clock: Clock) -> None:
 
 
 def test_one_that_began_before_the_day_and_goes_on_is_counted_from_its_start(clock: Clock) -> None:
-    of = build(clock.now, hosts=1, vms_per_host=1, sessions=0, password="")
+    of = build(clock.now, hosts=2, vms_per_host=1, sessions=0, password="")
     _session(of, 0, clock, 30 * 60, None)
     [line] = history.open_per_host(now=clock.now)["series"]
     assert set(line["values"]) == {1}
