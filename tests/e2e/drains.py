@@ -32,6 +32,22 @@ class Fleet:
     def api(self, username: str) -> Api:
         return Api(self.product.url, self.tokens[username])
 
+    def begin(self, *hosts: str) -> str:
+        """Starts a maintenance through the API, as an operator; its id."""
+        answer = self.api("oskar").post("/maintenances/", {"hosts": [self.hosts[name] for name in hosts]})
+        assert answer.status == 201, answer
+        return str(answer.body["id"])
+
+    def complete(self, job: str) -> None:
+        answer = self.api("oskar").post(f"/maintenances/{job}/complete/")
+        assert answer.status == 200, answer
+
+    def bring_home(self, job: str) -> str:
+        """The id of the job that brings everybody back."""
+        answer = self.api("oskar").post(f"/maintenances/{job}/bring-home/")
+        assert answer.status == 201, answer
+        return str(answer.body["id"])
+
     def slots(self) -> dict[str, int]:
         """Consoles in use, by host."""
         api = self.api("ada")

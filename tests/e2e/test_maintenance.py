@@ -160,7 +160,7 @@ def test_a_host_is_emptied_live_and_filled_again(
 
     watch.begin()
     began = time.monotonic()
-    job = fleet.inside.start(hosts=[HOME])
+    job = fleet.begin(HOME)
     follow(fleet, watch, job, "holding")
     emptied = time.monotonic() - began
     hosts = fleet.wait_books()
@@ -172,10 +172,10 @@ def test_a_host_is_emptied_live_and_filled_again(
     with capsys.disabled():
         report("emptied", emptied, gaps, fleet.inside.history(job=job))
 
-    fleet.inside.complete(job=job)
+    fleet.complete(job)
     watch.begin()
     began = time.monotonic()
-    back = fleet.inside.bring_home(job=job)
+    back = fleet.bring_home(job)
     follow(fleet, watch, back, "completed")
     took = time.monotonic() - began
     hosts = fleet.wait_books()
