@@ -13,12 +13,20 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cloudops.settings")
 app = Celery("cloudops")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
-app.conf.task_routes = {"placement.tasks.run_migration": {"queue": "migrations"}}
+# Tasks that wait for hypervisors have a worker of their own, with threads, so that they never keep the ticks waiting.
+app.conf.task_routes = {
+    "placement.tasks.run_migration": {"queue": "migrations"},
+    "cloudops.inventory.tasks.run_power": {"queue": "hypervisors"},
+    "cloudops.inventory.tasks.sync_endpoint": {"queue": "hypervisors"},
+    "consoles.tasks.reconcile_endpoint": {"queue": "hypervisors"},
+    "consoles.tasks.reconcile_vms": {"queue": "hypervisors"},
+}
+# A tick that comes late is dropped; late by ten seconds, so that servers' clocks need not agree to the second.
 app.conf.beat_schedule = {
-    "console-reaper": {"task": "consoles.tasks.reap", "schedule": 5.0, "options": {"expires": 5}},
-    "inventory-sync": {"task": "cloudops.inventory.tasks.sync_due", "schedule": 5.0, "options": {"expires": 5}},
-    "migrations-recover": {"task": "placement.tasks.recover_migrations", "schedule": 2.0, "options": {"expires": 2}},
-    "maintenance-advance": {"task": "placement.tasks.advance_due", "schedule": 1.0, "options": {"expires": 1}},
+    "console-reaper": {"task": "consoles.tasks.reap", "schedule": 5.0, "options": {"expires": 10}},
+    "inventory-sync": {"task": "cloudops.inventory.tasks.sync_due", "schedule": 5.0, "options": {"expires": 10}},
+    "migrations-recover": {"task": "placement.tasks.recover_migrations", "schedule": 2.0, "options": {"expires": 10}},
+    "maintenance-advance": {"task": "placement.tasks.advance_due", "schedule": 1.0, "options": {"expires": 10}},
     "claims-reconcile": {"task": "placement.tasks.reconcile_claims", "schedule": 30.0, "options": {"expires": 30}},
     "decisions-purge": {"task": "placement.tasks.purge_decisions", "schedule": 3600.0, "options": {"expires": 3600}},
     "housekeeping": {"task": "cloudops.managers.tasks.housekeeping", "schedule": 60.0, "options": {"expires": 60}},

@@ -222,7 +222,7 @@ class Installation:
         celery = [python, "-W", "ignore", "-m", "celery", "--quiet", "--app=cloudops"]
         level = f"--loglevel={'info' if self.options.verbose else 'warning'}"
         yield self._program("worker", [*celery, "worker", "--concurrency=2", level], env)
-        threads = ["--hostname=migrations@%h", "--queues=migrations", "--pool=threads", "--concurrency=16"]
+        threads = ["--hostname=hypervisors@%h", "--queues=migrations,hypervisors", "--pool=threads", "--concurrency=32"]
         yield self._program("migrations", [*celery, "worker", *threads, level], env)
         schedule = f"--schedule={self.state / 'beat-schedule'}"
         yield self._program("beat", [*celery, "beat", "--pidfile=", schedule, level], env)

@@ -84,9 +84,9 @@ class Product:
         self._start("worker", "-m", "celery", "-A", "cloudops", "worker", "--concurrency", "2", "-l", "WARNING")
 
     def start_migrations(self, name: str = "migrations") -> None:
-        """One more worker that runs migrations."""
-        worker = ("-m", "celery", "-A", "cloudops", "worker", "--hostname", f"{name}@%h", "--queues", "migrations")
-        self._start(name, *worker, "--pool", "threads", "--concurrency", "16", "-l", "WARNING")
+        """One more worker for what waits for hypervisors: migrations, power, reading hosts."""
+        worker = ("-m", "celery", "-A", "cloudops", "worker", "--hostname", f"{name}@%h", "-l", "WARNING")
+        self._start(name, *worker, "--queues", "migrations,hypervisors", "--pool", "threads", "--concurrency", "16")
 
     def start_web(self, name: str, port: int) -> None:
         """One more management server of the same installation."""
