@@ -286,6 +286,8 @@ def smallest_change(verdict: Verdict) -> dict[str, Any]:
     change: dict[str, Any] = {"filter": verdict.filter, "change": _CHANGES.get(verdict.filter, "none")}
     if verdict.measure.missing:
         change["missing"] = list(verdict.measure.missing)
+    if verdict.filter == "hold":
+        change["hold"] = verdict.measure.available
     if verdict.filter in ("vcpus", "memory", "consoles"):
         change["amount"] = verdict.measure.needed - verdict.measure.available
     return change

@@ -109,7 +109,7 @@ def remedy(change: Mapping[str, Any], host: str = "") -> str:
     plain = {
         "uncordon": f"Uncordon {where}.",
         "reconnect": f"Mend the connection to {where}.",
-        "end-hold": f"End the maintenance of {where}.",
+        "end-hold": _end_hold(str(change.get("hold", "")), where),
         "allow-across-clusters": "Let the VM go to other clusters: allow it for this VM, or turn on “migrate VMs "
         "across clusters” in the settings.",
         "add-tags": f"Add the tag{'' if len(missing) == 1 else 's'} {_listed(missing)} to {where} or to another host "
@@ -125,6 +125,12 @@ def remedy(change: Mapping[str, Any], host: str = "") -> str:
         "close-consoles": f"Close {_plural(amount, 'console')} on {where}, or raise its console limit.",
     }
     return plain.get(change["change"], "Add a host that this VM can run on.")
+
+
+def _end_hold(hold: str, where: str) -> str:
+    if hold == "fenced":
+        return f"Unfence {where} once it is certainly sound."
+    return f"End the maintenance of {where}, or wait until it is done."
 
 
 def remedies(verdicts: Sequence[Verdict], host: str = "") -> list[str]:
