@@ -229,7 +229,8 @@ class MigrationOptions:
     """How a VM is moved. ``live`` off: only the definition of a VM that is off. ``bandwidth_mib_per_second`` 0: no
     limit. ``auto_converge`` slows a guest that writes faster than its memory is copied; ``post_copy`` lets it run at
     the destination before all is copied, which ends for sure but loses the VM if the line breaks then.
-    ``copy_storage`` copies disks that are not shared."""
+    ``copy_storage`` copies disks that are not shared. ``label`` is the caller's name for this one attempt, which what
+    is remembered of it carries."""
 
     live: bool = True
     bandwidth_mib_per_second: int = 0
@@ -237,6 +238,7 @@ class MigrationOptions:
     auto_converge: bool = True
     post_copy: bool = False
     copy_storage: bool = False
+    label: str = ""
 
 
 class MigrationState(enum.StrEnum):
@@ -250,7 +252,8 @@ class MigrationState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MigrationStatus:
-    """How far a migration is. ``remaining`` may grow while the guest writes; ``error`` is set when it failed."""
+    """How far a migration is. ``remaining`` may grow while the guest writes; ``error`` is set when it failed.
+    ``label`` is the options' for a job that has ended, so that an earlier one is not taken for it."""
 
     state: MigrationState
     memory_total_mib: int = 0
@@ -261,6 +264,7 @@ class MigrationStatus:
     elapsed_seconds: float = 0.0
     post_copy: bool = False
     error: HypervisorError | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

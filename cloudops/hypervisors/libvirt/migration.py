@@ -60,9 +60,22 @@ class _Job:
     line to the source broke, after which only libvirt knows."""
 
     vm_ref: str
+    label: str = ""
     status: MigrationStatus = field(default_factory=lambda: MigrationStatus(MigrationState.RUNNING))
     ended: threading.Event = field(default_factory=threading.Event)
     lost: bool = False
+
+    def note(self, status: MigrationStatus) -> None:
+        """How far it is, unless it has ended meanwhile."""
+        with _lock:
+            if not self.ended.is_set():
+                self.status = status
+
+    def end(self, status: MigrationStatus) -> None:
+        """Its last word."""
+        with _lock:
+            self.status = status
+            self.ended.set()
 
 
 _jobs: dict[tuple[str, str], _Job] = {}
@@ -92,7 +105,7 @@ class Migrations:
             self._forget(known)
         self._call(lambda handle: _demand_ready(handle, vm_ref, options))
         _demand_reachable(target, deadline)
-        job = self._remember(vm_ref)
+        job = self._remember(vm_ref, options.label)
         session = Session(self._spec, parse_uri(self._spec.uri))
         try:
             session.open(deadline)
@@ -114,6 +127,11 @@ class Migrations:
     def status(self, vm_ref: str) -> MigrationStatus:
         """See :meth:`cloudops.hypervisors.port.Hypervisor.migration`."""
         job = self._known(vm_ref)
+        status = self._status_of(job, vm_ref)
+        return replace(status, label=job.label) if job is not None else status
+
+    def _status_of(self, job: _Job | None, vm_ref: str) -> MigrationStatus:
+        was_over = job is not None and job.ended.is_set()
         try:
             found, is_here = self._look(vm_ref)
         except Unreachable:
@@ -121,8 +139,10 @@ class Migrations:
                 return job.status
             raise
         if found is not None:  # also when another process began it, after what this one remembers
-            if job is not None and not job.ended.is_set():
-                job.status = found
+            if job is not None and was_over:  # a later one than this process remembers
+                self._forget(job)
+            elif job is not None:
+                job.note(found)
             return found
         if job is None or (job.ended.is_set() and job.status.state is MigrationState.FAILED and not is_here):
             return MigrationStatus(MigrationState.NONE)
@@ -180,16 +200,12 @@ class Migrations:
             if isinstance(error, MigrationInterrupted):
                 time.sleep(LINE_SECONDS)  # was it the line between the hosts, or ours, which says so a moment later?
             job.lost = isinstance(error, Unreachable) or not session.is_alive
-            job.status = replace(
-                job.status,
-                state=MigrationState.FAILED,
-                error=error,
-                rate_mib_per_second=0.0,
-                elapsed_seconds=time.monotonic() - began,
-            )
+            took = time.monotonic() - began
+            state = MigrationState.FAILED
+            job.end(replace(job.status, state=state, error=error, rate_mib_per_second=0.0, elapsed_seconds=took))
         else:
             last = replace(job.status, elapsed_seconds=time.monotonic() - began)
-            job.status = (
+            job.end(
                 _completed(job.vm_ref, target, last) if options.live else replace(last, state=MigrationState.COMPLETED)
             )
         finally:
@@ -236,7 +252,7 @@ class Migrations:
         with _lock:
             return _jobs.get((self._spec.key, vm_ref))
 
-    def _remember(self, vm_ref: str) -> _Job:
+    def _remember(self, vm_ref: str, label: str) -> _Job:
         with _lock:
             known = _jobs.get((self._spec.key, vm_ref))
             if known is not None and not known.ended.is_set():
@@ -244,12 +260,13 @@ class Migrations:
             if len(_jobs) >= MOST_REMEMBERED:
                 for key in [key for key, job in _jobs.items() if job.ended.is_set()][: MOST_REMEMBERED // 2]:
                     del _jobs[key]
-            job = _jobs[(self._spec.key, vm_ref)] = _Job(vm_ref)
+            job = _jobs[(self._spec.key, vm_ref)] = _Job(vm_ref, label)
             return job
 
     def _forget(self, job: _Job) -> None:
         with _lock:
-            _jobs.pop((self._spec.key, job.vm_ref), None)
+            if _jobs.get((self._spec.key, job.vm_ref)) is job:
+                del _jobs[(self._spec.key, job.vm_ref)]
 
 
 def demand_idle(domain: Any) -> None:

@@ -38,7 +38,7 @@ ERRORS: dict[str, type[HypervisorError]] = {
 }
 _COLUMNS = (
     "endpoint, vm_ref, facts, to_endpoint, to_host, rate, post_copy, started_at, seconds, stop_share, stop_error,"
-    " stop_detail, state, ended_at"
+    " stop_detail, state, ended_at, label"
 )
 
 
@@ -73,6 +73,7 @@ class _Job(NamedTuple):
     stop_detail: str
     state: str
     ended_at: float | None
+    label: str
 
     @property
     def vm(self) -> VmFacts:
@@ -122,8 +123,8 @@ def _insert(
     due_at = None if share is not None and not error else began + seconds * (1.0 if share is None else share)
     values = (source.endpoint, vm.ref, vm_text(vm), to.endpoint, to_host, rate, int(options.post_copy), began, seconds)
     source.store.execute(
-        f"REPLACE INTO migration_job ({_COLUMNS}, due_at) VALUES ({'?, ' * 14}?)",  # noqa: S608
-        *(*values, share, error, detail, MigrationState.RUNNING.value, None, due_at),
+        f"REPLACE INTO migration_job ({_COLUMNS}, due_at) VALUES ({'?, ' * 15}?)",  # noqa: S608
+        *(*values, share, error, detail, MigrationState.RUNNING.value, None, options.label, due_at),
     )
     if source.endpoint != to.endpoint:
         source.store.note(to.endpoint, EventKind.VM_CHANGED, vm.ref, PowerState.PAUSED.value)
@@ -180,6 +181,7 @@ def status(state: State, vm_ref: str) -> MigrationStatus:
         elapsed_seconds=(now() if job.ended_at is None else job.ended_at) - job.started_at,
         post_copy=job.runs_there,
         error=ERRORS[job.stop_error](job.stop_detail) if job.state == MigrationState.FAILED else None,
+        label=job.label,
     )
 
 

@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS migration_job (
     endpoint TEXT NOT NULL, vm_ref TEXT NOT NULL, facts TEXT NOT NULL, to_endpoint TEXT NOT NULL,
     to_host TEXT NOT NULL, rate REAL NOT NULL, post_copy INTEGER NOT NULL, started_at REAL NOT NULL,
     seconds REAL NOT NULL, stop_share REAL, stop_error TEXT NOT NULL, stop_detail TEXT NOT NULL, due_at REAL,
-    state TEXT NOT NULL, ended_at REAL, PRIMARY KEY (endpoint, vm_ref)
+    state TEXT NOT NULL, ended_at REAL, label TEXT NOT NULL, PRIMARY KEY (endpoint, vm_ref)
 );
 CREATE INDEX IF NOT EXISTS migration_due ON migration_job (due_at) WHERE state = 'running';
 CREATE INDEX IF NOT EXISTS migration_to ON migration_job (to_endpoint) WHERE state = 'running';
