@@ -80,8 +80,11 @@ class Hold:
         return endpoints.call(host.endpoint, name, function)
 
     def discard(self, host: Host) -> bool:
-        """Removes what ``host`` still has of a VM that is elsewhere; whether nothing is left."""
+        """Removes what ``host`` still has of a VM that is elsewhere; whether nothing is left. Behind one endpoint a VM
+        is held once, wherever it is, so there is no second one."""
         ref = self.row.vm.ref
+        if self.row.source.endpoint_id == self.row.target.endpoint_id:
+            return True
         try:
             self.call(host, "discard", lambda hypervisor: hypervisor.discard(ref))
         except VmNotFound:
@@ -112,6 +115,11 @@ class Hold:
     @property
     def options(self) -> Options:
         return Options.stored(self.row.options)
+
+    @property
+    def label(self) -> str:
+        """This attempt's name for the hypervisor: what is remembered of an earlier one is not taken for it."""
+        return f"{self.row.pk}/{self.row.progress.get('begun', 0)}"
 
     @property
     def overdue(self) -> bool:

@@ -17,7 +17,14 @@ from django.db import transaction
 from cloudops.core import events, live, operations
 from cloudops.core.errors import NotFound, Unavailable
 from cloudops.core.models import Operation
-from cloudops.hypervisors.port import HypervisorError, InvalidState, MigrationState, PowerState, VmNotFound
+from cloudops.hypervisors.port import (
+    HypervisorError,
+    InvalidState,
+    MigrationState,
+    NameTaken,
+    PowerState,
+    VmNotFound,
+)
 from cloudops.inventory import endpoints, sync
 from cloudops.inventory.models import Vm
 from placement import migration_end, migration_hold, migration_words, whereabouts
@@ -109,7 +116,7 @@ class _Runner:
         """Nothing was begun yet, so whatever speaks against it ends it with the VM untouched."""
         row, hold = self.row, self.hold
         hold.say(CHECK, "running", f"Asks {row.source.name} and {row.target.name}.")
-        options = hold.options.for_driver(live=hold.live)
+        options = hold.options.for_driver(live=hold.live, label=hold.label)
         try:
             target = endpoints.migration_target(row.target)
             objections = hold.call(
@@ -126,8 +133,27 @@ class _Runner:
         if objections:
             migration_end.by_error(hold, migration_words.stored_objections(objections), hold.clock())
             return False
+        if (error := self._clear_target()) is not None:
+            migration_end.by_error(hold, migration_words.stored_error(error), hold.clock())
+            return False
         hold.say(CHECK, "done", f"{row.target.name} can take it.")
         return self._begin()
+
+    def _clear_target(self) -> HypervisorError | None:
+        """A definition that something earlier left at the destination would look as if the VM had arrived: it goes
+        before anything begins, and only while the source is seen to hold the VM. Why it could not."""
+        row, hold = self.row, self.hold
+        hold.renew_for(row.source)
+        here = whereabouts.side(row.vm.ref, row.source)
+        hold.renew_for(row.target)
+        there = whereabouts.side(row.vm.ref, row.target)
+        if here.silent is not None or there.silent is not None:
+            return here.silent or there.silent
+        if here.state is None:
+            return VmNotFound(f"{row.source.name} does not have {row.vm.name} any more.")
+        if there.state is None or (not there.alive and hold.discard(row.target)):
+            return None
+        return NameTaken(f"{row.target.name} holds {row.vm.name} already ({there.state}).")
 
     def _begin(self) -> bool:
         """Writes that it is begun, then begins: a runner that dies in between leaves a row whose successor looks."""
@@ -136,7 +162,8 @@ class _Runner:
         progress.pop("error", None)
         hold.write(now, copying_since=row.copying_since or now, progress=progress)
         hold.say(COPY, "running", "Begins.", percent=5)
-        target, options = endpoints.migration_target(row.target), hold.options.for_driver(live=hold.live)
+        target = endpoints.migration_target(row.target)
+        options = hold.options.for_driver(live=hold.live, label=hold.label)
         try:
             hold.call(row.source, "migrate", lambda hypervisor: hypervisor.migrate(row.vm.ref, target, options))
         except HypervisorError as error:  # perhaps it was begun all the same: the next look tells
@@ -153,7 +180,7 @@ class _Runner:
             hold.write(hold.clock(), progress={**row.progress, "overdue": True})
         if row.progress.get("overdue") or row.abort_requested_at is not None:
             self._ask_to_abort()
-        sight = whereabouts.look(row.vm.ref, row.source, row.target, before=hold.renew_for)
+        sight = whereabouts.look(row.vm.ref, row.source, row.target, label=hold.label, before=hold.renew_for)
         verdict = whereabouts.judge(sight, live=hold.live, was_paused=hold.was_paused)
         now = hold.clock()
         if self._seen != (verdict.place, verdict.leftover):
@@ -255,6 +282,8 @@ class _Runner:
 
     def _arrived(self, sight: Sight, now: datetime) -> bool:
         progress = self.row.progress
+        if sight.job_state == MigrationState.COMPLETED or (self.hold.live and sight.target.runs):
+            progress = {**progress, "completed": True}
         if sight.job is not None and sight.job.state == MigrationState.COMPLETED:
             final = migration_words.progress_of(sight.job)
             progress = {**progress, **{name: value for name, value in final.items() if value}}
@@ -310,6 +339,6 @@ class _Runner:
             return None
         if not seen.known:
             return f"{source.name} does not answer, so a definition of the VM may be left there."
-        if seen.state is None or hold.discard(source):
+        if seen.state is None or (self.row.progress.get("completed") and hold.discard(source)):
             return ""
-        return f"{source.name} keeps a definition of the VM that could not be removed."
+        return f"{source.name} keeps a definition of the VM that could not be removed, or that nobody knows to be a leftover."

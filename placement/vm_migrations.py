@@ -84,7 +84,7 @@ class Options:
         """As they were when the migration was asked for, whatever the settings are now."""
         return cls(**{one.name: values[one.name] for one in fields(cls)})
 
-    def for_driver(self, *, live: bool) -> MigrationOptions:
+    def for_driver(self, *, live: bool, label: str) -> MigrationOptions:
         """What the hypervisor is told."""
         return MigrationOptions(
             live=live,
@@ -93,6 +93,7 @@ class Options:
             auto_converge=self.auto_converge,
             post_copy=self.post_copy,
             copy_storage=self.copy_storage,
+            label=label,
         )
 
 

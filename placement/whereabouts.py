@@ -94,9 +94,10 @@ UNVERIFIED_SECONDS: Final = 60.0
 this is no doubt about where it runs, only about what the source still holds."""
 
 
-def look(ref: str, source: Host, target: Host, *, before: Callable[[Host], None]) -> Sight:
+def look(ref: str, source: Host, target: Host, *, label: str, before: Callable[[Host], None]) -> Sight:
     """Asks the source for the job and, unless it runs, both hosts for the VM. Each call ends at its endpoint's
-    deadline, and ``before`` is told of it; raises nothing for a host's sake."""
+    deadline, and ``before`` is told of it; raises nothing for a host's sake. How a job ended counts only when it is
+    the one of this ``label``: what is remembered may be of an earlier one."""
     job: MigrationStatus | None = None
     silent: HypervisorError | None = None
     before(source)
@@ -108,6 +109,8 @@ def look(ref: str, source: Host, target: Host, *, before: Callable[[Host], None]
         silent = Unreachable(error.detail)
     if job is not None and job.state == MigrationState.RUNNING:
         return Sight(job, Side(PowerState.RUNNING), Side())
+    if job is not None and job.label != label:
+        job = NO_JOB
     before(source)
     here = Side(silent=silent) if silent is not None else side(ref, source)
     before(target)
@@ -137,7 +140,7 @@ def judge(sight: Sight, *, live: bool, was_paused: bool) -> Verdict:
     if sight.job_state == MigrationState.RUNNING:
         return Verdict(Place.MOVING)
     if sight.source.known and sight.target.known:
-        return _both(sight, live)
+        return _both(sight)
     if sight.target.known:
         return _target_only(sight)
     if sight.source.known:
@@ -145,7 +148,7 @@ def judge(sight: Sight, *, live: bool, was_paused: bool) -> Verdict:
     return Verdict(Place.UNCLEAR, words="Neither host answers, so it is not known where the VM is. Nothing is done.")
 
 
-def _both(sight: Sight, live: bool) -> Verdict:
+def _both(sight: Sight) -> Verdict:
     source, target = sight.source, sight.target
     if source.absent and target.absent:
         return Verdict(Place.GONE, GONE_SECONDS)
@@ -153,10 +156,10 @@ def _both(sight: Sight, live: bool) -> Verdict:
         return Verdict(Place.ARRIVED, 0.0 if target.runs or not target.alive else SETTLE_SECONDS)
     if target.absent:
         return Verdict(Place.AT_SOURCE, 0.0 if sight.job_state == MigrationState.FAILED else SETTLE_SECONDS)
-    return _held_twice(sight, live)
+    return _held_twice(sight)
 
 
-def _held_twice(sight: Sight, live: bool) -> Verdict:
+def _held_twice(sight: Sight) -> Verdict:
     """Both hosts have it in some form: one half is what the migration leaves for a moment, or for ever."""
     source, target = sight.source, sight.target
     done = sight.job_state == MigrationState.COMPLETED
@@ -168,8 +171,10 @@ def _held_twice(sight: Sight, live: bool) -> Verdict:
         return Verdict(Place.ARRIVED, 0.0 if done or not source.alive else TIDY_SECONDS, leftover=True)
     if source.runs:
         return Verdict(Place.AT_SOURCE, TIDY_SECONDS if target.alive else SETTLE_SECONDS, leftover=True)
-    if done or (not live and sight.job_state != MigrationState.FAILED and not source.alive):
-        return Verdict(Place.ARRIVED, 0.0 if done else SETTLE_SECONDS, leftover=True)
+    if done:
+        return Verdict(Place.ARRIVED, leftover=True)
+    # Of two definitions that are off the source's is the VM: the other was put there by a job of which nobody knows
+    # that it came to its end, or by somebody else, and moving a definition once more costs nothing.
     if not target.alive:
         return Verdict(Place.AT_SOURCE, SETTLE_SECONDS, leftover=True)
     words = (

@@ -60,7 +60,9 @@ def test_what_it_means_for_a_live_migration(
     ("job", "source", "target", "place"),
     [
         (DONE, ABSENT, OFF, Place.ARRIVED),
-        (NO_JOB, OFF, OFF, Place.ARRIVED),  # the source's definition is what is left
+        (NO_JOB, OFF, OFF, Place.AT_SOURCE),  # nobody knows that it came to its end: the source's is the VM
+        (None, OFF, OFF, Place.AT_SOURCE),
+        (DONE, OFF, OFF, Place.ARRIVED),
         (FAILED, OFF, OFF, Place.AT_SOURCE),
         (NO_JOB, OFF, ABSENT, Place.AT_SOURCE),
         (NO_JOB, RUNS, OFF, Place.AT_SOURCE),  # somebody started it meanwhile
@@ -97,6 +99,8 @@ def test_it_is_never_at_the_source_while_it_runs_elsewhere_nor_arrived_while_it_
         if verdict.place == Place.ARRIVED:
             assert target.known
             assert target.state is not None
+            if not target.runs and source.known and source.state is not None:
+                assert job is DONE
         if verdict.place == Place.AT_SOURCE:
             assert source.known
             assert source.state is not None
