@@ -21,7 +21,7 @@ from cloudops.core.models import Operation
 from cloudops.hypervisors.port import PowerAction, PowerState
 from cloudops.inventory.models import Connection, Vm
 from placement import capacity, claims
-from placement.errors import CapacityGone
+from placement.errors import AlreadyClaimed, CapacityGone
 from placement.models import Claim, ClaimKind, HostCapacity, VmMigration
 
 ALIVE: Final = (PowerState.RUNNING, PowerState.PAUSED)
@@ -40,7 +40,8 @@ class NoRoomToStart(Conflict):
 def claim_for_start(vm: Vm, *, operation: Operation, by: Actor, now: datetime) -> None:
     """Takes the VM's room on its host, in the transaction that starts it. Raises :class:`NoRoomToStart`.
 
-    A host that was not seen yet has no size to compare with; the VM's claim is then adopted once it runs.
+    A host that was not seen yet has no size to compare with; the VM's claim is then adopted once it runs. Room that it
+    was left elsewhere, where it is not any more, is given back; one that a migration owns is not.
     """
     host = vm.host
     if host.connection != Connection.UP or not host.total_memory_mib:
@@ -48,14 +49,31 @@ def claim_for_start(vm: Vm, *, operation: Operation, by: Actor, now: datetime) -
     if not HostCapacity.objects.filter(pk=host.pk).exists():
         capacity.refresh(host_ids=[host.pk], now=now)
     try:
-        claims.take(host_id=host.pk, vm=vm, kind=ClaimKind.VM, vcpus=vm.vcpus, memory_mib=vm.memory_mib, now=now)
-    except CapacityGone as error:
+        _take(vm, now)
+    except (CapacityGone, AlreadyClaimed) as error:
         reader = User.objects.filter(pk=by.user_id).first() if by.user_id is not None else None
         if reader is not None and not reader.sees_fleet:
             words = f"The host of {vm.name} takes no VMs now, or has no room for it."
             raise NoRoomToStart(words, remedy="Try again later, or ask an administrator to move it.") from error
         numbers: dict[str, Any] = error.numbers
         raise NoRoomToStart(error.detail, **numbers) from error
+
+
+def _take(vm: Vm, now: datetime) -> None:
+    def take() -> None:
+        claims.take(host_id=vm.host_id, vm=vm, kind=ClaimKind.VM, vcpus=vm.vcpus, memory_mib=vm.memory_mib, now=now)
+
+    try:
+        take()
+    except AlreadyClaimed:
+        if _moving_now(vm):
+            raise
+        claims.release(vm=vm, kinds=[ClaimKind.VM], now=now)
+        take()
+
+
+def _moving_now(vm: Vm) -> bool:
+    return VmMigration.objects.filter(vm=vm, ended_at__isnull=True).exists()
 
 
 def follow(*, vm_ids: Collection[UUID], now: datetime, gone: bool = False) -> int:

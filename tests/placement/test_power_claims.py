@@ -16,7 +16,7 @@ from cloudops.hypervisors import registry, simulated
 from cloudops.hypervisors.port import PowerAction, PowerState
 from cloudops.inventory import hosts, power, sync
 from cloudops.inventory.models import Host, Vm
-from placement import capacity, fence, mirror, power_claims, vm_migrations
+from placement import capacity, claims, fence, mirror, power_claims, vm_migrations
 from placement.models import Claim, Hold
 from placement.power_claims import NoRoomToStart
 from tests.placement.moving import BY, Moving, claims_add_up
@@ -94,6 +94,46 @@ def test_a_tenant_is_not_told_how_full_it_is(world: Moving) -> None:
         start(world, vm, Actor(ActorKind.USER, "tessa", user_id=user.pk))
     assert "kvm1" not in caught.value.detail
     assert caught.value.numbers == {}
+
+
+def test_a_stale_claim_elsewhere_does_not_hinder_a_start(world: Moving) -> None:
+    first, second = world.hosts
+    vm = world.add_vm("web", first, state=PowerState.OFF)
+    claims.take(host_id=second.pk, vm=vm, kind="vm", vcpus=1, memory_mib=100, now=world.now)
+    operation = start(world, vm)
+    assert world.claims(vm) == {("kvm1", "vm")}
+    claims_add_up()
+    assert work(world, operation).status == "succeeded"
+
+
+def test_a_start_that_finds_no_room_leaves_the_stale_claim_as_it_was(world: Moving) -> None:
+    first, second = world.hosts
+    for name in ("a", "b"):
+        world.add_vm(name, first)
+    vm = world.add_vm("web", first, state=PowerState.OFF)
+    claims.take(host_id=second.pk, vm=vm, kind="vm", vcpus=1, memory_mib=100, now=world.now)
+    with pytest.raises(NoRoomToStart):
+        start(world, vm)
+    assert world.claims(vm) == {("kvm2", "vm")}
+    claims_add_up()
+
+
+def test_room_that_a_migration_owns_is_not_given_back_for_a_start(world: Moving) -> None:
+    user = User.objects.create_user("tessa", password="x", role="tenant")
+    first, second = world.hosts
+    vm = world.add_vm("web", second)
+    operation = world.migrate(vm, first).operation
+    row = Vm.objects.select_related("host").get(pk=vm.pk)
+    row.host = first
+    with pytest.raises(NoRoomToStart) as caught:
+        power_claims.claim_for_start(row, operation=operation, by=BY, now=world.now)
+    assert "kvm2" in caught.value.detail
+    by = Actor(ActorKind.USER, "tessa", user_id=user.pk)
+    with pytest.raises(NoRoomToStart) as caught:
+        power_claims.claim_for_start(row, operation=operation, by=by, now=world.now)
+    assert "kvm" not in f"{caught.value.detail} {caught.value.remedy_text}"
+    assert caught.value.numbers == {}
+    assert world.claims(vm) == {("kvm2", "vm"), ("kvm1", "incoming")}
 
 
 def test_a_held_or_cordoned_host_refuses(world: Moving) -> None:
