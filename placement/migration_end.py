@@ -65,9 +65,17 @@ def fenced(hold: Hold, host: Host, *, went: bool, now: datetime) -> None:
     by(hold, HostFenced(f"{host.name} was fenced while {row.vm.name} moved."), now)
 
 
-def _badly(hold: Hold, code: str, detail: str, remedy: str, cancelled: bool, now: datetime) -> None:
+def elsewhere(hold: Hold, ending: Ending, now: datetime) -> None:
+    """The VM is on a third host, as its row says; what the source may still hold of it changes nothing."""
+    _badly(hold, ending.code, ending.detail, ending.remedy_text, False, now, read_source=False)
+
+
+def _badly(
+    hold: Hold, code: str, detail: str, remedy: str, cancelled: bool, now: datetime, *, read_source: bool = True
+) -> None:
     row = hold.row
-    _read_source_again(hold, now)
+    if read_source:
+        _read_source_again(hold, now)
     index = next((number for number, item in enumerate(row.operation.steps) if item["status"] != "done"), COPY)
     hold.say(index, "failed", detail)
     with transaction.atomic():

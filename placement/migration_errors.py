@@ -92,6 +92,12 @@ class Vanished(Ending):
     remedy = "Somebody may have removed it meanwhile. Synchronise both hosts and look at their libvirt logs."
 
 
+class WentElsewhere(Ending):
+    code = "vm-elsewhere"
+    title = "The VM arrived, and was found on another host than its destination."
+    remedy = "Its platform, or somebody, moved it on. Migrate it again if it is to be elsewhere."
+
+
 class HostFenced(Ending):
     code = "host-fenced"
     title = "A host of this migration was declared dead by an administrator."

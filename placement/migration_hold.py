@@ -19,6 +19,8 @@ from cloudops.core.models import Operation
 from cloudops.hypervisors.port import Hypervisor, HypervisorError, PowerState, VmNotFound
 from cloudops.inventory import endpoints
 from cloudops.inventory.models import Host
+from cloudops.managers.processes import SKEW_SECONDS
+from placement import whereabouts
 from placement.fence import is_fenced
 from placement.models import VmMigration
 from placement.vm_migrations import Options
@@ -77,7 +79,8 @@ class Hold:
     def call(self, host: Host, name: str, function: Callable[[Hypervisor], Any]) -> Any:
         """:func:`endpoints.call`, with the row held for as long as it takes."""
         self.renew_for(host)
-        return endpoints.call(host.endpoint, name, function)
+        with whereabouts.typed():
+            return endpoints.call(host.endpoint, name, function)
 
     def discard(self, host: Host) -> bool:
         """Removes what ``host`` still has of a VM that is elsewhere; whether nothing is left. Behind one endpoint a VM
@@ -131,7 +134,8 @@ def take(operation: Operation, clock: Callable[[], datetime]) -> Hold:
     """Takes the migration for a new runner. Raises :class:`TransitionConflict` when another has it or it has ended."""
     now = clock()
     me = f"{settings.SERVER_NAME[:24]}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
-    free = Q(runner="") | Q(runner_until__lt=now) | Q(runner_until__isnull=True)
+    lapsed = Q(runner_until__lt=now - timedelta(seconds=SKEW_SECONDS))  # by the clock of the server that wrote it
+    free = Q(runner="") | lapsed | Q(runner_until__isnull=True)
     rows = VmMigration.objects.filter(free, pk=operation.pk, ended_at__isnull=True)
     if not rows.update(runner=me, runner_until=now + timedelta(seconds=LEASE_SECONDS)):
         raise TransitionConflict("Another worker has this migration in hand, or it has ended.")

@@ -6,16 +6,17 @@ VM is before it does anything; what is not known is waited for, with room kept o
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 from django.db import transaction
 
 from cloudops.core import events, live, operations
-from cloudops.core.errors import NotFound, Unavailable
+from cloudops.core.errors import NotFound
 from cloudops.core.models import Operation
 from cloudops.hypervisors.port import (
     HypervisorError,
@@ -28,9 +29,16 @@ from cloudops.hypervisors.port import (
 from cloudops.inventory import endpoints, sync
 from cloudops.inventory.models import Vm
 from placement import migration_end, migration_hold, migration_words, whereabouts
-from placement.migration_errors import Interrupted, LeftPaused, StoppedMeanwhile, TimedOutMigration, Vanished
+from placement.migration_errors import (
+    Interrupted,
+    LeftPaused,
+    StoppedMeanwhile,
+    TimedOutMigration,
+    Vanished,
+    WentElsewhere,
+)
 from placement.migration_hold import RUNNER, Hold, Lost
-from placement.migration_turns import Turns
+from placement.migration_turns import UNCLEAR, Turns
 from placement.models import VmMigration
 from placement.vm_migrations import CHECK, CLEAN, COPY, VERIFY
 from placement.whereabouts import ALIVE, Place, Sight, Verdict
@@ -40,7 +48,11 @@ POLL_SECONDS: Final = 0.5
 PATIENT_SECONDS: Final = 2.0
 """Between two looks while nothing can be done."""
 ABORT_EVERY_SECONDS: Final = 2.0
+ELSEWHERE_SECONDS: Final = 10.0
+"""How long a VM that is on a third host is looked for at its destination."""
 MOST_BEGINNINGS: Final = 2
+STUMBLE_SECONDS: Final = 10.0
+MOST_STUMBLE_SECONDS: Final = 60.0
 Phase = VmMigration.Phase
 stopping: Final = threading.Event()
 """Set when this process is to end: runners let go, others go on."""
@@ -61,6 +73,23 @@ def run(
                 return
     except Lost:
         log.info("migration_taken_over", operation=str(operation.pk))
+    except Exception as error:
+        _stumble(runner.hold, error)
+        raise
+
+
+def _stumble(hold: Hold, error: Exception) -> None:
+    """What nobody foresaw is said and tried again after a growing pause: neither silence nor a loop."""
+    row, now = hold.row, hold.clock()
+    log.exception("migration_stumbled", operation=str(row.pk))
+    count = row.progress.get("stumbles", 0)
+    seconds = min(MOST_STUMBLE_SECONDS, STUMBLE_SECONDS * 2**count)
+    words = f"Something unexpected happened: {type(error).__name__}: {error}"[:500]
+    with contextlib.suppress(Exception):  # the database may be what failed: then the lease lapses
+        hold.write(now, progress={**row.progress, "stumbles": count + 1})
+        index = next((number for number, item in enumerate(row.operation.steps) if item["status"] != "done"), COPY)
+        hold.say(index, "running", f"{words}; it is tried again in {seconds:.0f} s.")
+        hold.let_go(until=now + timedelta(seconds=seconds))
 
 
 class _Runner:
@@ -72,6 +101,7 @@ class _Runner:
         self._seen: tuple[Place, bool] | None = None
         self._seen_since = hold.clock()
         self._asked_abort_at: datetime | None = None
+        self._elsewhere_since: datetime | None = None
 
     @property
     def row(self) -> VmMigration:
@@ -118,7 +148,8 @@ class _Runner:
         hold.say(CHECK, "running", f"Asks {row.source.name} and {row.target.name}.")
         options = hold.options.for_driver(live=hold.live, label=hold.label)
         try:
-            target = endpoints.migration_target(row.target)
+            with whereabouts.typed():
+                target = endpoints.migration_target(row.target)
             objections = hold.call(
                 row.source,
                 "check_migration",
@@ -127,14 +158,11 @@ class _Runner:
         except HypervisorError as error:
             migration_end.by_error(hold, migration_words.stored_error(error), hold.clock())
             return False
-        except Unavailable as refusal:
-            migration_end.by(hold, refusal, hold.clock())
-            return False
         if objections:
             migration_end.by_error(hold, migration_words.stored_objections(objections), hold.clock())
             return False
-        if (error := self._clear_target()) is not None:
-            migration_end.by_error(hold, migration_words.stored_error(error), hold.clock())
+        if (obstacle := self._clear_target()) is not None:
+            migration_end.by_error(hold, migration_words.stored_error(obstacle), hold.clock())
             return False
         hold.say(CHECK, "done", f"{row.target.name} can take it.")
         return self._begin()
@@ -158,11 +186,17 @@ class _Runner:
     def _begin(self) -> bool:
         """Writes that it is begun, then begins: a runner that dies in between leaves a row whose successor looks."""
         row, hold, now = self.row, self.hold, self.hold.clock()
+        try:
+            with whereabouts.typed():
+                target = endpoints.migration_target(row.target)
+        except HypervisorError as error:
+            migration_end.by_error(hold, migration_words.stored_error(error), now)
+            return False
         progress = {**row.progress, "begun": row.progress.get("begun", 0) + 1}
-        progress.pop("error", None)
+        for over in ("error", UNCLEAR):
+            progress.pop(over, None)
         hold.write(now, copying_since=row.copying_since or now, progress=progress)
         hold.say(COPY, "running", "Begins.", percent=5)
-        target = endpoints.migration_target(row.target)
         options = hold.options.for_driver(live=hold.live, label=hold.label)
         try:
             hold.call(row.source, "migrate", lambda hypervisor: hypervisor.migrate(row.vm.ref, target, options))
@@ -213,7 +247,7 @@ class _Runner:
     def _note_progress(self, sight: Sight, now: datetime) -> bool:
         assert sight.job is not None  # noqa: S101 - MOVING is judged from the job
         progress = {**self.row.progress, **migration_words.progress_of(sight.job)}
-        for over in ("error", "unclear"):  # whatever was said or not known before: it moves
+        for over in ("error", UNCLEAR, "stumbles"):  # whatever was said or not known before: it moves
             progress.pop(over, None)
         self.hold.write(now, progress=progress)
         words = migration_words.copying(progress)
@@ -243,12 +277,13 @@ class _Runner:
             if not side.known and hold.is_fenced(host):
                 migration_end.fenced(hold, host, went=host == row.target and sight.source.absent, now=now)
                 return False
-        if row.progress.get("unclear") != verdict.words:
-            hold.write(now, progress={**row.progress, "unclear": verdict.words})
-            events.record(
-                "vm.migration_unclear", by=RUNNER, now=now, subject=row.vm, reason=verdict.words, severity="warning"
-            )
-            hold.say(COPY, "running", verdict.words)
+        sides = [(row.source.name, sight.source.silent), (row.target.name, sight.target.silent)]
+        words = f"{verdict.words}{migration_words.silent(sides)}"
+        if row.progress.get(UNCLEAR) != words:
+            hold.write(now, progress={**row.progress, UNCLEAR: words})
+            reason = verdict.words  # the VM's tenants read its events
+            events.record("vm.migration_unclear", by=RUNNER, now=now, subject=row.vm, reason=reason, severity="warning")
+            hold.say(COPY, "running", words)
         hold.write(now)
         self.wait_seconds = PATIENT_SECONDS
         return True
@@ -281,7 +316,7 @@ class _Runner:
     # Arrived: the inventory follows, the source is tidied up, claims move.
 
     def _arrived(self, sight: Sight, now: datetime) -> bool:
-        progress = self.row.progress
+        progress = {name: value for name, value in self.row.progress.items() if name != UNCLEAR}
         if sight.job_state == MigrationState.COMPLETED or (self.hold.live and sight.target.runs):
             progress = {**progress, "completed": True}
         if sight.job is not None and sight.job.state == MigrationState.COMPLETED:
@@ -297,18 +332,19 @@ class _Runner:
         row, hold = self.row, self.hold
         hold.renew_for(row.target)
         try:
-            there = sync.hand_over(row.target.endpoint, row.vm.ref, now=hold.clock())
+            with whereabouts.typed():
+                there = sync.hand_over(row.target.endpoint, row.vm.ref, now=hold.clock())
         except HypervisorError as error:
             return self._verify_silent(error)
         except NotFound as refusal:
             migration_end.by(hold, refusal, hold.clock())
             return False
-        vm = Vm.objects.get(pk=row.vm_id)
+        vm = Vm.objects.select_related("host").get(pk=row.vm_id)
         if not there:  # gone again: find out where to
             hold.write(hold.clock(), phase=Phase.COPYING)
             return True
         if vm.host_id != row.target_id:
-            return True
+            return self._verify_elsewhere(vm)
         hold.say(VERIFY, "done", f"{vm.get_power_state_display()} on {row.target.name}.")
         left = self._clean_source()
         if left is None:  # it runs at the source too: that is for people to decide
@@ -324,6 +360,21 @@ class _Runner:
             migration_end.fenced(hold, row.target, went=True, now=now)
             return False
         words = f"It arrived on {row.target.name}, which does not answer now: {error.detail or error.title}"
+        words += migration_words.silent([(row.target.name, error)])
+        hold.say(VERIFY, "running", words)
+        hold.write(now, progress={**row.progress, UNCLEAR: words})
+        self.wait_seconds = PATIENT_SECONDS
+        return True
+
+    def _verify_elsewhere(self, vm: Vm) -> bool:
+        """The target's endpoint has it on another of its hosts: its platform, or somebody, moved it on. It may come
+        back for a moment only, so that is waited for; then it ends, as the truth is known."""
+        row, hold, now = self.row, self.hold, self.hold.clock()
+        self._elsewhere_since = self._elsewhere_since or now
+        words = f"{vm.name} is on {vm.host.name}, not on {row.target.name}."
+        if (now - self._elsewhere_since).total_seconds() >= ELSEWHERE_SECONDS:
+            migration_end.elsewhere(hold, WentElsewhere(words, host=str(vm.host_id)), now)
+            return False
         hold.say(VERIFY, "running", words)
         hold.write(now)
         self.wait_seconds = PATIENT_SECONDS
@@ -341,4 +392,5 @@ class _Runner:
             return f"{source.name} does not answer, so a definition of the VM may be left there."
         if seen.state is None or (self.row.progress.get("completed") and hold.discard(source)):
             return ""
-        return f"{source.name} keeps a definition of the VM that could not be removed, or that nobody knows to be a leftover."
+        why = "that could not be removed" if self.row.progress.get("completed") else "of which nobody knows whose it is"
+        return f"{source.name} keeps a definition of the VM {why}."

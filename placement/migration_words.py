@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from cloudops.hypervisors.port import HypervisorError, MigrationStatus, Objection
+from cloudops.inventory.sync import CredentialUnreadable
 
 MIB = "MiB"
+MOST_NAMES = 3
 
 
 def progress_of(status: MigrationStatus) -> dict[str, Any]:
@@ -55,7 +57,27 @@ def stored_objections(objections: Sequence[Objection]) -> dict[str, str]:
     return {"code": first.code[:64], "detail": " ".join(one.detail for one in objections), "remedy": first.remedy}
 
 
-def waiting(host_name: str, moving: int, limit: int) -> str:
-    """Why it does not begin yet."""
+def waiting(host_name: str, moving: int, limit: int, *, names: Sequence[str] = (), dead: Sequence[str] = ()) -> str:
+    """Why it does not begin yet: ``names`` of the VMs that are in the way, and hosts of theirs that do not answer."""
     where = f"on {host_name}" if host_name else "in all"
-    return f"Waits for its turn: {moving} of at most {limit} migrations are under way {where}."
+    words = f"Waits for its turn: {moving} of at most {limit} migrations are under way {where}"
+    if names:
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        words += f" ({', '.join(names[:MOST_NAMES])}{more})"
+    return f"{words}.{' '.join(['', *(fence(one) for one in dead)])}"
+
+
+def fence(host_name: str) -> str:
+    """The way out when a host may be dead."""
+    return f"{host_name} does not answer: fence {host_name} if it is dead."
+
+
+def silent(sides: Sequence[tuple[str, HypervisorError | None]]) -> str:
+    """What can be done about each host that could not be asked; empty when all could be."""
+    words = []
+    for name, error in sides:
+        if isinstance(error, CredentialUnreadable):
+            words.append(f"{name}: {error.title} {error.remedy}")
+        elif error is not None:
+            words.append(f"If {name} is dead, fence {name}.")
+    return " ".join(["", *words])

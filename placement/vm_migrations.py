@@ -26,6 +26,7 @@ from cloudops.hypervisors.port import DiskKind, Kind, MigrationOptions, PowerSta
 from cloudops.inventory import endpoints
 from cloudops.inventory.models import Connection, Host, Vm
 from cloudops.inventory.power import HostNotUp
+from cloudops.managers.processes import SKEW_SECONDS
 from placement import decisions, requests
 from placement.errors import NoHostFits
 from placement.migration_errors import (
@@ -37,7 +38,7 @@ from placement.migration_errors import (
     VmNotMovable,
     VmPinned,
 )
-from placement.migration_turns import Turns
+from placement.migration_turns import Turns, known
 from placement.models import ClaimKind, Maintenance, VmMigration
 from placement.spec import Purpose, Spec
 
@@ -278,8 +279,9 @@ def abort(migration: VmMigration, *, by: Actor, now: datetime) -> None:
 
 
 def running(host_ids: Sequence[UUID] | None = None) -> Running:
-    """What moves now, or waits to. With ``host_ids`` only their migrations are counted."""
-    rows = VmMigration.objects.filter(ended_at__isnull=True).order_by()
+    """What moves now, or waits to; not what waits for a silent host. With ``host_ids`` only their migrations are
+    counted."""
+    rows = known().order_by()
     if host_ids is not None:
         rows = rows.filter(Q(source_id__in=host_ids) | Q(target_id__in=host_ids))
     pairs = list(rows.values_list("source_id", "target_id"))
@@ -290,7 +292,9 @@ def recover(*, now: datetime) -> int:
     """Queues every migration that no worker has in hand: those whose turn has come, oldest first, and those whose
     worker is gone; returns how many. The next runner looks where the VM really is before it does anything."""
     rows = VmMigration.objects.filter(ended_at__isnull=True).order_by("created_at", "pk")
-    lost = Q(runner_until__lte=now) | Q(runner_until__isnull=True, created_at__lt=now - timedelta(seconds=2))
+    lapsed = Q(runner_until__lte=now - timedelta(seconds=SKEW_SECONDS))  # another server's clock wrote it
+    idle = Q(runner="", runner_until__lte=now)
+    lost = lapsed | idle | Q(runner_until__isnull=True, created_at__lt=now - timedelta(seconds=2))
     turns, count = Turns.read(), 0
     for row in rows.filter(lost).select_related("operation", "source", "target", "maintenance"):
         if row.phase == VmMigration.Phase.PREPARING and row.abort_requested_at is None:

@@ -6,7 +6,8 @@ A host that does not answer is a fact too: what it may hold is unknown, and only
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,12 +18,12 @@ from cloudops.hypervisors.port import (
     MigrationState,
     MigrationStatus,
     PowerState,
-    Unreachable,
     VmFacts,
     VmNotFound,
 )
 from cloudops.inventory import endpoints
 from cloudops.inventory.models import Host
+from cloudops.inventory.sync import CredentialUnreadable
 
 ALIVE: Final = frozenset({PowerState.RUNNING, PowerState.PAUSED})
 NO_JOB: Final = MigrationStatus(MigrationState.NONE)
@@ -94,6 +95,16 @@ UNVERIFIED_SECONDS: Final = 60.0
 this is no doubt about where it runs, only about what the source still holds."""
 
 
+@contextmanager
+def typed() -> Iterator[None]:
+    """Around calls to a host. One whose secret cannot be decrypted cannot be asked, as one that does not answer:
+    raises :class:`CredentialUnreadable` for it."""
+    try:
+        yield
+    except Unavailable as error:
+        raise CredentialUnreadable(error.detail) from error
+
+
 def look(ref: str, source: Host, target: Host, *, label: str, before: Callable[[Host], None]) -> Sight:
     """Asks the source for the job and, unless it runs, both hosts for the VM. Each call ends at its endpoint's
     deadline, and ``before`` is told of it; raises nothing for a host's sake. How a job ended counts only when it is
@@ -102,11 +113,10 @@ def look(ref: str, source: Host, target: Host, *, label: str, before: Callable[[
     silent: HypervisorError | None = None
     before(source)
     try:
-        job = endpoints.call(source.endpoint, "migration", lambda hypervisor: hypervisor.migration(ref))
+        with typed():
+            job = endpoints.call(source.endpoint, "migration", lambda hypervisor: hypervisor.migration(ref))
     except HypervisorError as error:
         silent = error
-    except Unavailable as error:
-        silent = Unreachable(error.detail)
     if job is not None and job.state == MigrationState.RUNNING:
         return Sight(job, Side(PowerState.RUNNING), Side())
     if job is not None and job.label != label:
@@ -127,11 +137,10 @@ def side(ref: str, host: Host) -> Side:
             return None
 
     try:
-        facts = endpoints.call(host.endpoint, "vm", ask)
+        with typed():
+            facts = endpoints.call(host.endpoint, "vm", ask)
     except HypervisorError as error:
         return Side(silent=error)
-    except Unavailable as error:
-        return Side(silent=Unreachable(error.detail))
     return Side(facts.power_state if facts is not None and facts.host_ref == host.ref else None)
 
 

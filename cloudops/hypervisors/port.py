@@ -173,8 +173,8 @@ class Hypervisor(Protocol):
 
     def migration(self, vm_ref: str) -> MigrationStatus:
         """The job that moves this VM away from here. ``COMPLETED`` and ``FAILED`` as long as this process or the
-        platform remembers, else ``NONE``, also for a VM that is unknown here. A new :meth:`migrate` forgets them, in its own
-        process at least: whoever acts on them compares the ``label``."""
+        platform remembers, else ``NONE``, also for a VM that is unknown here. A new :meth:`migrate` forgets them, in
+        its own process at least: whoever acts on them compares the ``label``."""
 
     def abort_migration(self, vm_ref: str) -> None:
         """Asks to end the job; the VM goes on here. Raises :class:`InvalidState` when nothing moves or it is too

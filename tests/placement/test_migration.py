@@ -275,7 +275,7 @@ def test_a_runner_that_died_between_writing_and_beginning(world: Moving) -> None
     rows = VmMigration.objects.filter(pk=migration.pk)
     rows.update(phase="copying", copying_since=world.now, progress=progress, runner="dead", runner_until=world.now)
     Operation.objects.filter(pk=migration.pk).update(status="running")
-    world.pause(1)
+    world.pause(3)
     operation = world.run(migration)
     assert operation.status == "succeeded"
     assert migration.progress["begun"] == 2

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from cloudops.core import crypto
+from cloudops.core.errors import TransitionConflict, Unavailable
+from cloudops.core.models import Event, Operation, RuntimeSettings
 from cloudops.hypervisors import registry, simulated
 from cloudops.hypervisors.port import InvalidState, MigrationFailed, PowerState
-from cloudops.inventory import sync
+from cloudops.inventory import hosts, sync
 from cloudops.inventory.models import Host, Vm
-from placement import vm_migrations
-from tests.placement.moving import Killed, Moving
+from cloudops.managers.processes import SKEW_SECONDS
+from placement import migration_run, vm_migrations, whereabouts
+from placement.migration_hold import LEASE_SECONDS
+from placement.models import VmMigration
+from tests.placement.moving import BY, Killed, Moving, claims_add_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -155,3 +162,182 @@ def test_a_vm_that_is_only_at_the_destination_is_not_wiped_there(
     operation = world.run(migration)
     assert (operation.status, operation.error_code) == ("failed", "vm-not-found")
     assert world.where(vm) == {"kvm2": "off"}
+
+
+# Hosts whose secret cannot be decrypted
+
+
+@contextmanager
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def no(*_: Any) -> str:
+        raise Unavailable("A stored credential cannot be decrypted.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(crypto, "decrypt", no)
+        yield
+
+
+def test_a_secret_that_cannot_be_decrypted_ends_what_was_not_begun(
+    world: Moving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = world.hosts
+    vm = world.add_vm("web", first)
+    migration = world.migrate(vm, second)
+    with unreadable(monkeypatch):
+        operation = world.run(migration)
+    assert (operation.status, operation.error_code) == ("failed", "credential-unreadable")
+    assert "CLOUDOPS_ENCRYPTION_KEYS" in operation.error_remedy
+    assert world.claims(vm) == {("kvm1", "vm")}
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+def test_a_secret_that_cannot_be_decrypted_is_waited_for_in_words(
+    world: Moving, monkeypatch: pytest.MonkeyPatch, aborted: bool
+) -> None:
+    first, second = world.hosts
+    vm = world.add_vm("web", first)
+    migration = world.migrate(vm, second)
+    world.run_for(migration, 1)
+    world.pause(30)
+    if aborted:
+        vm_migrations.abort(migration, by=BY, now=world.now)
+    with unreadable(monkeypatch):
+        operation = world.run_for(migration, 20)
+    words = operation.steps[vm_migrations.COPY]["detail"]
+    assert operation.status == "running"
+    assert "cannot be decrypted" in words
+    assert "CLOUDOPS_ENCRYPTION_KEYS" in words
+    world.pause(30)
+    assert world.run(migration).status == "succeeded"
+
+
+def test_a_secret_that_cannot_be_decrypted_while_it_is_verified(world: Moving, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = world.hosts
+    vm = world.add_vm("web", first)
+    migration = world.migrate(vm, second)
+    world.run_for(migration, 1)
+    world.pause(30)
+    VmMigration.objects.filter(pk=migration.pk).update(phase="verifying")
+    with unreadable(monkeypatch):
+        operation = world.run_for(migration, 20)
+    assert "CLOUDOPS_ENCRYPTION_KEYS" in operation.steps[vm_migrations.VERIFY]["detail"]
+    world.pause(30)
+    assert world.run(migration).status == "succeeded"
+
+
+# Surprises
+
+
+def test_what_nobody_foresaw_is_said_and_tried_again(world: Moving, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = world.hosts
+    vm = world.add_vm("web", first)
+    migration = world.migrate(vm, second)
+    world.run_for(migration, 1)
+    world.pause(30)
+
+    def surprise(*_: Any, **__: Any) -> None:
+        raise ValueError("seven is no host")
+
+    pauses = []
+    with monkeypatch.context() as patch:
+        patch.setattr(whereabouts, "look", surprise)
+        for _ in range(5):
+            with pytest.raises(ValueError, match="seven"):
+                world.run(migration)
+            migration.refresh_from_db()
+            assert migration.runner == ""
+            assert migration.runner_until is not None
+            assert vm_migrations.recover(now=world.now) == 0  # nobody is sent for it at once
+            pauses.append((migration.runner_until - world.now).total_seconds())
+            world.pause(pauses[-1])
+    assert pauses == [10, 20, 40, 60, 60]
+    words = Operation.objects.get(pk=migration.pk).steps[vm_migrations.COPY]["detail"]
+    assert words == "Something unexpected happened: ValueError: seven is no host; it is tried again in 60 s."
+    assert vm_migrations.recover(now=world.now) == 1
+    assert world.run(migration).status == "succeeded"
+    assert world.claims(vm) == {("kvm2", "vm")}
+
+
+# Turns
+
+
+def test_one_whose_whereabouts_are_unclear_holds_nobodys_turn(world: Moving) -> None:
+    RuntimeSettings.objects.update_or_create(pk=1, defaults={"migration_host_limit": 1})
+    first, second = world.hosts
+    third = world.add_host(3)
+    lost, other = world.migrate(world.add_vm("lost", second), first), world.add_vm("other", third)
+    after = world.migrate(other, first)
+    world.run_for(lost, 1)
+    operation = world.run(after)
+    words = operation.steps[vm_migrations.CHECK]["detail"]
+    assert words == "Waits for its turn: 1 of at most 1 migrations are under way on kvm1 (lost)."
+    for host in (first, second):
+        world.faults(host, unreachable=True)
+    world.sync()
+    world.pause(30)
+    operation = world.run(after)
+    words = operation.steps[vm_migrations.CHECK]["detail"]
+    assert "kvm1 does not answer: fence kvm1 if it is dead." in words
+    assert "kvm2 does not answer: fence kvm2 if it is dead." in words
+    operation = world.run_for(lost, 20)
+    assert "Neither host answers" in operation.steps[vm_migrations.COPY]["detail"]
+    assert "If kvm2 is dead, fence kvm2. If kvm1 is dead, fence kvm1." in operation.steps[vm_migrations.COPY]["detail"]
+    assert "kvm1" not in Event.objects.get(kind="vm.migration_unclear").reason
+    assert vm_migrations.running().total == 1
+    world.faults(first)
+    world.sync()
+    assert world.run(after).status == "succeeded"
+    assert world.where(other) == {"kvm1": "running"}
+    world.faults(second)
+    world.pause(30)
+    assert world.run(lost).ended_at is not None
+    claims_add_up()
+
+
+# Another host of the destination's endpoint
+
+
+def test_a_vm_that_its_platform_moved_on_is_followed_and_said(world: Moving) -> None:
+    first = world.hosts[0]
+    uri = f"simulated://{world.name}-both?hosts=2&vms=0"
+    simulated.reset(uri)
+    one, other = hosts.add_host(kind="simulated", uri=uri, cluster=first.cluster, by=BY, now=world.now)
+    world.sync(one)
+    vm = world.add_vm("web", first)
+    migration = world.migrate(vm, one)
+    world.run_for(migration, 1)
+    world.pause(30)
+    facts = sync.read_vm(one.endpoint, vm.ref)
+    assert facts is not None
+    simulated.put_vm(uri, replace(facts, host_ref=other.ref))
+    simulated.put_vm(first.endpoint.uri, replace(facts, host_ref=first.ref, power_state=PowerState.OFF))
+    VmMigration.objects.filter(pk=migration.pk).update(phase="verifying")
+    began = world.now
+    operation = world.run(migration)
+    assert 10 <= (world.now - began).total_seconds() < 15
+    assert (operation.status, operation.error_code) == ("failed", "vm-elsewhere")
+    assert operation.error_detail == f"web is on {other.name}, not on {one.name}."
+    vm.refresh_from_db()
+    assert (vm.host, vm.power_state) == (other, "running")
+    assert world.claims(vm) == {(other.name, "vm")}
+    claims_add_up()
+
+
+# Clocks
+
+
+def test_a_server_whose_clock_is_ahead_takes_no_live_runners_row(world: Moving) -> None:
+    first, second = world.hosts
+    migration = world.migrate(world.add_vm("web", first), second)
+    world.run_for(migration, 1)
+    assert migration.runner_until is not None
+    until = migration.runner_until
+    world.now = until.replace(microsecond=0)
+    world.pause(SKEW_SECONDS - 0.1 + until.microsecond / 1e6)
+    assert vm_migrations.recover(now=world.now) == 0
+    with pytest.raises(TransitionConflict):
+        migration_run.run(Operation.objects.get(pk=migration.pk), clock=world.clock, pause=world.pause)
+    assert LEASE_SECONDS > SKEW_SECONDS
+    world.pause(0.2)
+    assert vm_migrations.recover(now=world.now) == 1
+    assert world.run(migration).status == "succeeded"
