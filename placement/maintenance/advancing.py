@@ -7,6 +7,7 @@ job's row or compares before it sets.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -16,7 +17,7 @@ import structlog
 from django.db import transaction
 from django.db.models import Q
 
-from cloudops.core import runtime
+from cloudops.core import live, runtime
 from cloudops.core.queue import enqueue
 from placement.maintenance import jobs, planning
 from placement.maintenance.concluding import conclude
@@ -32,15 +33,35 @@ MOST_ROUNDS: Final = 20
 """Enough for many turns that need nothing; the rest is done at the next look."""
 HANDED_OUT_SECONDS: Final = 5.0
 EXACT_SECONDS: Final = 1.0
+STUMBLE_SECONDS: Final = 30.0
 
 
 def advance(maintenance_id: UUID, *, clock: Clock) -> bool:
-    """One look at one job, and everything that is due. False when another worker has it in hand, or it is gone."""
-    for _ in range(MOST_ROUNDS):
-        done = _round(maintenance_id, clock)
-        if done is not False:
-            return done is not None
+    """One look at one job, and everything that is due. False when another worker has it in hand, or it is gone.
+
+    What nobody foresaw is raised, and stands in the job until a later look succeeds.
+    """
+    try:
+        for _ in range(MOST_ROUNDS):
+            done = _round(maintenance_id, clock)
+            if done is not False:
+                return done is not None
+    except Exception as error:
+        _stumble(maintenance_id, error, clock())
+        raise
     return True
+
+
+def _stumble(maintenance_id: UUID, error: Exception, now: datetime) -> None:
+    """Neither silence nor a loop: it is said, and tried again after a pause. Everything else was rolled back."""
+    log.exception("maintenance_stumbled", maintenance=str(maintenance_id))
+    words = f"Something unexpected happened: {type(error).__name__}: {error}"[:500]
+    words += f"; it is tried again in {STUMBLE_SECONDS:.0f} s."
+    with contextlib.suppress(Exception):  # the database may be what failed: then the tick comes again by itself
+        live_job = Maintenance.objects.filter(pk=maintenance_id).exclude(status__in=jobs.OVER)
+        live_job.update(blocked_reason=words)
+        Maintenance.objects.filter(pk=maintenance_id).update(wake_at=now + timedelta(seconds=STUMBLE_SECONDS))
+        live.publish("maintenance", f"maintenance:{maintenance_id}")
 
 
 def _round(maintenance_id: UUID, clock: Clock) -> bool | None:
@@ -101,9 +122,9 @@ def advance_due(*, now: datetime) -> list[UUID]:
 
 def on_migration_ended(*, maintenance_id: UUID | None, now: datetime, **_: Any) -> None:
     """A place is free now, or a VM needs another one: its job goes on at once, and so do others that wait for room."""
-    live = Maintenance.objects.exclude(status__in=jobs.OVER)
+    unended = Maintenance.objects.exclude(status__in=jobs.OVER)
     mine = Q(pk=maintenance_id) if maintenance_id is not None else Q(pk__in=[])
-    wanted = list(live.filter(mine | Q(status__in=["draining", "blocked", "planning"])).values_list("pk", flat=True))
+    wanted = list(unended.filter(mine | Q(status__in=["draining", "blocked", "planning"])).values_list("pk", flat=True))
     Maintenance.objects.filter(pk__in=wanted).update(wake_at=now)
     first = [pk for pk in wanted if pk == maintenance_id]
     for pk in first:
