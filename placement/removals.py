@@ -11,7 +11,7 @@ from django.db.models import Q
 from cloudops.core import operations
 from cloudops.core.actors import system
 from placement import claims
-from placement.models import VmMigration
+from placement.models import MaintenanceHost, MaintenanceHostStatus, VmMigration
 
 
 def on_vm_use(*, vm_ids: list[UUID], **_: Any) -> set[UUID]:
@@ -21,8 +21,11 @@ def on_vm_use(*, vm_ids: list[UUID], **_: Any) -> set[UUID]:
 
 
 def on_host_use(*, host_ids: list[UUID], **_: Any) -> dict[str, int]:
-    """How many migrations go on from or to hosts that somebody wants to remove."""
-    return {"migrations": _touching(host_ids).count()}
+    """How many migrations go on from or to hosts that somebody wants to remove, and how many maintenance jobs have
+    them in hand."""
+    held = MaintenanceHost.objects.filter(host__in=host_ids).exclude(status=MaintenanceHostStatus.RELEASED)
+    jobs = held.order_by().values("maintenance").distinct().count()
+    return {"migrations": _touching(host_ids).count(), "maintenance_jobs": jobs}
 
 
 def on_host_removing(*, host_ids: list[UUID], now: datetime, **_: Any) -> None:

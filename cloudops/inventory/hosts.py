@@ -272,9 +272,14 @@ def _demand_unused(ids: Sequence[uuid.UUID], *, now: datetime, force: bool) -> N
     for answer in ask(signals.host_use, host_ids=list(ids), now=now):
         use.update(answer)
     if use.total() and not force:
-        words = ", ".join(f"{count} {name}" for name, count in sorted(use.items()) if count)
+        words = ", ".join(_counted(name, count) for name, count in sorted(use.items()) if count)
         numbers: dict[str, Any] = dict(+use)
         raise HostInUse(f"Still there: {words}.", **numbers)
+
+
+def _counted(name: str, count: int) -> str:
+    """ "1 maintenance job" of ``maintenance_jobs``."""
+    return f"{count} {name.removesuffix('s') if count == 1 else name}".replace("_", " ")
 
 
 def tick_name(endpoint: Endpoint) -> str:

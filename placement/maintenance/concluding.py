@@ -88,6 +88,9 @@ def _next_turns(seen: Look, *, by: Actor, now: datetime) -> bool:
 
 def _conclude_job(seen: Look, *, by: Actor, now: datetime) -> None:
     job, states = seen.job, {row.status for row in seen.hosts}
+    if not states:
+        _conclude_without_hosts(seen, by=by, now=now)
+        return
     reason = "\n".join(row.blocked_reason for row in seen.hosts if row.blocked_reason and row.status in jobs.ACTIVE)
     if HostStatus.DRAINING in states:
         wanted = MaintenanceStatus.DRAINING
@@ -102,6 +105,16 @@ def _conclude_job(seen: Look, *, by: Actor, now: datetime) -> None:
         fields["emptied_at"] = now
     _move_job(job, wanted, fields, by=by, now=now)
     _wake_later(job, _next_look(job, seen.moves, now))
+
+
+def _conclude_without_hosts(seen: Look, *, by: Actor, now: datetime) -> None:
+    """They were removed from the inventory: nothing is left to drain, or to hold."""
+    drains = seen.job.mode == Mode.DRAIN
+    wanted = MaintenanceStatus.COMPLETED if drains else MaintenanceStatus.CANCELLED
+    reason = "All of its hosts were removed from the inventory."
+    _move_job(seen.job, wanted, {"blocked_reason": reason}, by=by, now=now)
+    under_way = any(move.status in UNDER_WAY for move in seen.moves)
+    _wake_later(seen.job, now + timedelta(seconds=SOON_SECONDS) if under_way else None)
 
 
 def _conclude_return(seen: Look, *, by: Actor, now: datetime) -> None:
@@ -124,7 +137,7 @@ def _move_job(job: Maintenance, wanted: str, fields: dict[str, Any], *, by: Acto
     if job.status != wanted and wanted not in Maintenance.TRANSITIONS[job.status]:
         transition(job, to=MaintenanceStatus.DRAINING, by=by, now=now)
     if job.status != wanted:
-        if wanted == MaintenanceStatus.COMPLETED:
+        if wanted in jobs.OVER:
             fields["ended_at"] = now
         severity = "warning" if wanted == MaintenanceStatus.BLOCKED else "notice"
         transition(job, to=wanted, by=by, now=now, reason=fields["blocked_reason"], severity=severity, **fields)
