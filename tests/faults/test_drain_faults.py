@@ -22,7 +22,7 @@ from tests.e2e.inside import Inside
 from tests.e2e.product import Product, eventually
 from tests.lab.fixtures import BOOT_SECONDS, guest_image
 
-pytestmark = [pytest.mark.fault, pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fault, pytest.mark.e2e, pytest.mark.moves, pytest.mark.timeout(300)]
 
 HOME = "kvm-01"
 GUESTS = ("web-1", "web-2", "web-3")
