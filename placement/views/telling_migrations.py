@@ -70,7 +70,8 @@ def _under_way(row: VmMigration) -> str:
     """What it does now: the hypervisor's numbers, or the step's own words."""
     if row.progress.get("unclear"):
         return str(row.progress["unclear"])
-    if row.phase == VmMigration.Phase.COPYING and row.progress.get("memory_total_mib"):
+    stumbled = row.progress.get("stumbles")  # then the step says so
+    if row.phase == VmMigration.Phase.COPYING and row.progress.get("memory_total_mib") and not stumbled:
         return migration_words.copying(row.progress)
     steps = [one["detail"] for one in row.operation.steps if one["status"] in ("pending", "running") and one["detail"]]
     return steps[-1] if steps else PHASES.get(VmMigration.Phase(row.phase), "")
