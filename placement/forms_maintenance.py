@@ -12,6 +12,7 @@ from django.http import QueryDict
 
 from cloudops.inventory.models import Cluster, Host
 from placement.maintenance import Choice, Mode, Options, VmChoice
+from placement.maintenance.options import RELAXATIONS
 
 RETRY = "retry"
 ACROSS = {"on": True, "off": False}
@@ -26,6 +27,10 @@ def read_choice(text: str) -> tuple[UUID, VmChoice]:
     """The opposite of :func:`choice_words`. Raises ``ValueError``."""
     vm, main, host, relaxed = text.split("~")
     given = frozenset(str(Choice(word)) for word in relaxed.split("+") if word)
+    if main in RELAXATIONS or not given <= set(RELAXATIONS):
+        raise ValueError(text)
+    if (main == Choice.HOST) != bool(host):
+        raise ValueError(text)
     return UUID(vm), VmChoice(str(Choice(main)), UUID(host) if host else None, given)
 
 

@@ -11,8 +11,8 @@ from django.db import transaction
 from cloudops.core import events
 from cloudops.core.actors import Actor
 from cloudops.inventory.models import Connection, Host
-from placement.maintenance import jobs
-from placement.maintenance.errors import HostNeeded, HostNotChoosable, MoveOver, MoveUnderWay
+from placement.maintenance import jobs, words
+from placement.maintenance.errors import HostNeeded, HostNotChoosable, MoveOver, MoveUnderWay, StopNotRepeated
 from placement.maintenance.looking import choice_of
 from placement.maintenance.options import Choice, Mode
 from placement.maintenance.rows import shift, update
@@ -84,19 +84,29 @@ def _demand_choosable(row: MaintenanceMove, host: Host | None) -> None:
 
 
 def retry(job: Maintenance, *, move: MaintenanceMove | None = None, by: Actor, now: datetime) -> int:
-    """Tries blocked VMs (or the one) again at once, with every host; returns how many. Raises ``JobOver``."""
+    """Tries blocked VMs (or the one) again at once, with every host; returns how many.
+
+    A VM that could not be stopped is left as it is: whoever may have it powered off chooses that again. Raises
+    ``JobOver`` and, when that VM is the one, :class:`StopNotRepeated`.
+    """
     with transaction.atomic():
         job = jobs.locked_live(job.pk)
         rows = job.moves.select_for_update(of=("self",)).filter(status=MoveStatus.BLOCKED).select_related("vm")
         if move is not None:
             rows = rows.filter(pk=move.pk)
-        found = list(rows)
+        found = [row for row in rows if not _in_vain(row)]
+        if move is not None and not found and (row := rows.first()) is not None:
+            raise StopNotRepeated(f"{row.vm.name}: {row.reason}")
         for row in found:
             _reset(row, by=by, now=now)
         data = {"vms": len(found)}
         events.record("maintenance.retried", by=by, now=now, subject=job, data=data)
         _go_on(job, now=now)
     return len(found)
+
+
+def _in_vain(row: MaintenanceMove) -> bool:
+    return row.choice == Choice.STOP or row.reason_code == words.STOP_FAILED
 
 
 def _reset(row: MaintenanceMove, *, by: Actor, now: datetime) -> None:

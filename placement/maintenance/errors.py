@@ -37,6 +37,14 @@ class HostNotChoosable(Conflict):
     remedy = "Choose a host that is not being emptied and that can be reached."
 
 
+class StopNotRepeated(Conflict):
+    """Trying again is not choosing: what comes after a stop in vain is to power the VM off."""
+
+    code = "stop-not-repeated"
+    title = "The VM could not be stopped, and is not stopped again by trying."
+    remedy = "Choose “Stop this VM” again to power it off, or choose something else for it."
+
+
 class MoveUnderWay(Conflict):
     code = "move-under-way"
     title = "The VM is moving right now."

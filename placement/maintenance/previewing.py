@@ -20,7 +20,7 @@ from placement.maintenance.looking import busy_of, held_by_others, seen
 from placement.maintenance.options import Choice, Options
 from placement.maintenance.outlook import Amount, Blocker, HostOutlook, Preview, Stay, VmMovePlan
 from placement.maintenance.solving import Solution, explain, solve
-from placement.maintenance.starting import across
+from placement.maintenance.starting import across, demand_known_choices
 from placement.models import MoveStatus
 from placement.planner import model
 
@@ -47,6 +47,7 @@ def preview(
     hosts = {host.pk: host for host in Host.objects.filter(pk__in=ids).select_related("cluster")}
     if missing := [pk for pk in ids if pk not in hosts]:
         raise UnknownHost(f"{words.count(len(missing), 'host')} of {len(ids)} not found.", hosts=len(missing))
+    demand_known_choices(options)
     settings = runtime.current()
     sorted_out = _Sorted.of(Vm.objects.filter(host_id__in=ids).select_related("host"), options)
     at_once = min(options.hosts_at_once or len(ids), len(ids))

@@ -98,6 +98,8 @@ def _fields(move: MaintenanceMove, verdict: Verdict, now: datetime) -> dict[str,
         fields.update(reason_code=said.code, reason=said.words, remedy=said.remedy, remedies=_remedies(move, verdict))
     elif _is_over(move, verdict, changes=changes):
         fields.update(NOTHING_SAID)
+    if said.code == words.STOP_FAILED:
+        fields.update(choice=Choice.NONE)  # what comes next is to power it off: that is chosen again, or not done
     if not changes:
         return fields
     if verdict.status == MoveStatus.MOVED:

@@ -36,6 +36,7 @@ def start(
     options = options or Options()
     if not ids:
         raise NoHosts
+    demand_known_choices(options)
     with transaction.atomic():
         # The lock is what makes two who ask at once find each other's job; always in the order of the keys.
         found = {
@@ -46,6 +47,15 @@ def start(
         if (same := _live_job(ids, options)) is not None:
             return same
         return _create([found[pk] for pk in ids], options, reason, title, by, now)
+
+
+def demand_known_choices(options: Options) -> None:
+    """Raises :class:`UnknownHost` when a VM was to go to a host that is not in the inventory (any more)."""
+    wanted = {choice.host_id for choice in options.choices.values() if choice.host_id is not None}
+    known = set(Host.objects.filter(pk__in=wanted).values_list("pk", flat=True)) if wanted else set()
+    if missing := wanted - known:
+        told = sorted(map(str, missing))
+        raise UnknownHost(f"{words.count(len(missing), 'chosen host')} not found.", hosts=len(told), unknown=told)
 
 
 def _live_job(ids: Sequence[UUID], options: Options) -> Maintenance | None:

@@ -116,7 +116,8 @@ def aborted(host: str, detail: str) -> Said:
 
 
 def stop_failed(detail: str) -> Said:
-    return Said(STOP_FAILED, f"It could not be stopped: {detail}", "Look at its console; choose again.")
+    remedy = "Look at its console; choose “Stop this VM” again to power it off."
+    return Said(STOP_FAILED, f"It could not be stopped: {detail}", remedy)
 
 
 def failed_on(host: str, detail: str) -> Said:

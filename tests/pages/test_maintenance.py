@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from html import unescape
 
 import pytest
@@ -89,6 +90,55 @@ def test_only_an_administrator_has_a_vm_stopped(installation: Installation, as_u
     assert MaintenanceMove.objects.get(choice="stop").vm_id == vm.pk
 
 
-@pytest.mark.parametrize("query", ["host=nonsense", "cluster=nonsense", "host=x&choice=y", "choice=a~b"])
+@pytest.mark.parametrize(
+    "query", ["host=nonsense", "cluster=nonsense", "host=x&choice=y", "choice=a~b", "host=%00", "host=1"]
+)
 def test_an_address_that_makes_no_sense_leads_back_to_the_choice(admin: Client, query: str) -> None:
     assert admin.get(f"/maintenance/new/?{query}").status_code == 200
+
+
+def test_a_chosen_host_that_is_gone_is_said_and_breaks_nothing(installation: Installation, admin: Client) -> None:
+    host = _host_to_empty(installation)
+    vm = next(vm for vm in installation.vms if vm.host_id == host.pk)
+    fields = {"host": str(host.pk), "mode": "maintenance", "choice": f"{vm.pk}~host~{uuid.uuid4()}~"}
+    shown = admin.get("/maintenance/new/", fields)
+    assert shown.status_code == 404
+    assert "1 chosen host not found" in shown.content.decode()
+    assert admin.post("/maintenance/start/", fields).status_code == 404
+    assert not Maintenance.objects.filter(hosts__host=host).exists()
+
+
+@pytest.mark.parametrize("choice", ["across~~", "~~stop", "~~host", "host~~", "skip~{host}~", "stop~~skip", "x~~"])
+def test_a_choice_that_nobody_could_make_is_not_read(installation: Installation, admin: Client, choice: str) -> None:
+    host = _host_to_empty(installation)
+    vm = next(vm for vm in installation.vms if vm.host_id == host.pk)
+    fields = {"host": str(host.pk), "choice": f"{vm.pk}~{choice.format(host=host.pk)}"}
+    assert "cannot be read" in admin.post("/maintenance/start/", fields).content.decode()
+    assert not Maintenance.objects.filter(hosts__host=host).exists()
+
+
+def _failed_stop(installation: Installation, admin: Client) -> MaintenanceMove:
+    """A VM that an administrator wanted stopped, and that did not stop."""
+    host = _host_to_empty(installation)
+    vm = next(vm for vm in installation.vms if vm.host_id == host.pk and vm.is_running)
+    admin.post("/maintenance/start/", {"host": str(host.pk), "mode": "maintenance", "choice": f"{vm.pk}~stop~~"})
+    row = MaintenanceMove.objects.get(vm=vm, choice="stop")
+    MaintenanceMove.objects.filter(pk=row.pk).update(status="blocked", choice="", reason_code="stop-failed")
+    return row
+
+
+def test_an_operator_neither_retries_nor_chooses_a_stop(installation: Installation, as_user: As) -> None:
+    admin, operator = as_user(installation.admin), as_user(installation.operator)
+    row = _failed_stop(installation, admin)
+    page = f"/maintenance/{row.maintenance_id}/moves/{row.pk}/choose/"
+    for client in (operator, admin):
+        assert client.post(page, {"choice": "retry"}).status_code == 409
+        client.post(f"/maintenance/{row.maintenance_id}/retry/")
+        row.refresh_from_db()
+        assert (row.status, row.choice) == ("blocked", "")
+    assert operator.post(page, {"choice": "stop"}).status_code == 403
+    row.refresh_from_db()
+    assert row.choice == ""
+    assert admin.post(page, {"choice": "stop"}).status_code == 302
+    row.refresh_from_db()
+    assert (row.status, row.choice) == ("waiting", "stop")

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import pytest
 
+from cloudops.core import operations
 from cloudops.core.models import Event, Operation
 from cloudops.hypervisors.port import MigrationInterrupted, PowerAction, PowerState
 from cloudops.inventory import hosts as host_rows
@@ -16,7 +17,7 @@ from cloudops.inventory.models import Connection, Host
 from cloudops.inventory.power import power
 from placement import fence, maintenance, vm_migrations
 from placement.maintenance import words
-from placement.maintenance.errors import AlreadyInMaintenance, HostsWaiting, JobOver, NotEmptyYet
+from placement.maintenance.errors import AlreadyInMaintenance, HostsWaiting, JobOver, NotEmptyYet, StopNotRepeated
 from placement.maintenance.options import Choice, VmChoice
 from placement.models import Claim, Hold, HostCapacity, Maintenance, VmMigration
 from placement.power_claims import NoRoomToStart
@@ -184,6 +185,47 @@ def test_a_vm_is_stopped_only_by_choice(world: Drains) -> None:
     world.run_power()
     world.until_status(job, "holding")
     assert world.statuses(job) == {"vm0": "stopped", "vm1": "moved"}
+
+
+def test_only_a_stop_that_is_chosen_again_powers_a_vm_off(world: Drains) -> None:
+    first, *_ = three(world, vms=1)
+    vm = world.vm("vm0")
+    job = world.start(first, choices={vm.pk: VmChoice(Choice.STOP)})
+    world.step()
+    asked = Operation.objects.filter(kind="vm.power")
+    operations.begin(asked.get(), by=BY, now=world.now)
+    operations.fail(asked.get(), by=BY, now=world.now, code="guest-did-not-react", detail="still running", remedy="-")
+    world.until(lambda: world.statuses(job) == {"vm0": "blocked"}, seconds=30)
+    row = world.move(job, "vm0")
+    assert (row.status, row.reason_code, row.choice) == ("blocked", "stop-failed", "")
+    assert "Stop this VM" in row.remedy
+    assert maintenance.retry(job, by=BY, now=world.now) == 0
+    with pytest.raises(StopNotRepeated):
+        maintenance.retry(job, move=row, by=BY, now=world.now)
+    for _ in range(4):
+        world.step(30)
+    assert world.statuses(job) == {"vm0": "blocked"}
+    assert [one.params["action"] for one in asked] == ["shutdown"]
+    maintenance.choose(row, choice=Choice.STOP, by=BY, now=world.now)
+    world.step()
+    assert [one.params["action"] for one in asked.order_by("created_at")] == ["shutdown", "stop"]
+    world.run_power()
+    world.until_status(job, "holding")
+    assert world.statuses(job) == {"vm0": "stopped"}
+
+
+def test_after_a_stop_in_vain_a_remedy_moves_the_vm_and_stops_nothing(world: Drains) -> None:
+    first, *_ = three(world, vms=1)
+    job = world.start(first, choices={world.vm("vm0").pk: VmChoice(Choice.STOP)})
+    world.step()
+    asked = Operation.objects.get(kind="vm.power")
+    operations.begin(asked, by=BY, now=world.now)
+    operations.fail(asked, by=BY, now=world.now, code="guest-did-not-react", detail="still running", remedy="-")
+    world.until(lambda: world.statuses(job) == {"vm0": "blocked"}, seconds=30)
+    maintenance.choose(world.move(job, "vm0"), choice=Choice.ACROSS, by=BY, now=world.now)
+    world.until_status(job, "holding")
+    assert world.statuses(job) == {"vm0": "moved"}
+    assert Operation.objects.filter(kind="vm.power").count() == 1
 
 
 def test_the_chosen_host_is_taken(world: Drains) -> None:
