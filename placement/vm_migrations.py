@@ -173,8 +173,7 @@ def _start(
     _demand_reachable(vm.host, target)
     operation.title = f"Migrate {vm.name} to {target.name}"[:200]
     operation.params = {"vm": str(vm.pk), "source": str(vm.host_id), "target": str(target.pk), "mode": mode}
-    operation.project_id = None  # its words name hosts: the VM's tenants see that it moves, not where
-    operation.save(update_fields=["title", "params", "project_id"])
+    operation.save(update_fields=["title", "params"])
     VmMigration.objects.create(
         operation=operation,
         vm=vm,

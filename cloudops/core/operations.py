@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import IntegrityError, models, transaction
 
-from cloudops.core import events, live
+from cloudops.core import events, live, operations_view
 from cloudops.core.actors import Actor, system
 from cloudops.core.errors import Conflict
 from cloudops.core.models import Operation, subject_of
@@ -57,7 +57,7 @@ def start(
         ).first()
         if running is None:
             raise
-        raise OperationRunning(f"“{running.title}” is {running.status}.", operation=str(running.pk)) from error
+        raise OperationRunning(operations_view.at_work(running), operation=str(running.pk)) from error
     _tell(operation)
     return operation
 

@@ -9,6 +9,7 @@ from rest_framework import serializers
 
 from cloudops.core import runtime
 from cloudops.core.models import Event, Operation, RuntimeSettings
+from cloudops.core.operations_view import told_to
 from cloudops.core.rest import Body, Shown
 
 TUNABLE = [field.name for field in runtime.tunable_fields()]
@@ -106,6 +107,9 @@ class OperationSerializer(Shown):
             "started_at",
             "ended_at",
         ]
+
+    def to_representation(self, instance: Operation) -> Any:
+        return super().to_representation(told_to(self.context["request"].user, instance))
 
     @extend_schema_field(FailureSerializer(allow_null=True))
     def get_error(self, operation: Operation) -> dict[str, str] | None:

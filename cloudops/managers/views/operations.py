@@ -13,7 +13,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from cloudops.accounts.models import User
 from cloudops.accounts.pages import person, signed_in
-from cloudops.core import listing, operations, pages
+from cloudops.core import listing, operations, operations_view, pages
 from cloudops.core.models import Operation
 
 LINGER = timedelta(seconds=60)
@@ -42,13 +42,17 @@ def operation_list(request: HttpRequest) -> HttpResponse:
     if status := wanted.get("status"):
         found = found.filter(status__in=_RUNNING) if status == "running" else found.filter(status=status)
     if text := wanted.get("q"):
-        found = found.filter(Q(title__icontains=text) | Q(requested_by_name__icontains=text))
+        found = operations_view.searchable(person(request), found, text)
     if request.GET.get("format") == "csv":
-        return listing.csv_response("operations", _COLUMNS, found.order_by(*_ORDER)[: listing.CSV_ROWS])
+        told = operations_view.all_told_to(person(request), found.order_by(*_ORDER)[: listing.CSV_ROWS])
+        return listing.csv_response("operations", _COLUMNS, told)
     page = listing.page(found, order=_ORDER, cursor=request.GET.get("cursor", ""))
     context = {
         "page": page,
-        "rows": [{"operation": row, "seconds": _seconds(row)} for row in page.rows],
+        "rows": [
+            {"operation": row, "seconds": _seconds(row)}
+            for row in operations_view.all_told_to(person(request), page.rows)
+        ],
         "filtered": bool(wanted),
         "topics": _topics(person(request), page.rows),
     }
@@ -72,7 +76,8 @@ def _topics(user: User, rows: list[Operation]) -> str:
 def operation(request: HttpRequest, operation_id: UUID) -> HttpResponse:
     """One job with its steps, and its error with the remedy."""
     found = get_object_or_404(operations.visible_to(person(request)), pk=operation_id)
-    return pages.show(request, "managers/operation.html", {"operation": found}, fragment="managers/_operation.html")
+    told = operations_view.told_to(person(request), found)
+    return pages.show(request, "managers/operation.html", {"operation": told}, fragment="managers/_operation.html")
 
 
 @require_safe
@@ -84,7 +89,7 @@ def tray(request: HttpRequest) -> HttpResponse:
     failed = Q(status=Operation.Status.FAILED, read_at__isnull=True)
     rows = list(Operation.objects.filter(recent | failed, requested_by_id=user.pk)[:TRAY_SIZE])
     context = {
-        "operations": rows,
+        "operations": operations_view.all_told_to(user, rows),
         "running": sum(row.status in _RUNNING for row in rows),
         "failed": sum(row.status == Operation.Status.FAILED and row.read_at is None for row in rows),
     }
