@@ -523,6 +523,7 @@ class VmMigration(models.Model):
         indexes = [
             models.Index(fields=["source"], condition=Q(ended_at__isnull=True), name="vm_migration_out"),
             models.Index(fields=["target"], condition=Q(ended_at__isnull=True), name="vm_migration_in"),
+            models.Index(fields=["-ended_at"], condition=Q(ended_at__isnull=False), name="vm_migration_ended"),
         ]
 
     def __str__(self) -> str:

@@ -281,6 +281,10 @@ class Migration(migrations.Migration):
             model_name='vmmigration',
             index=models.Index(condition=models.Q(('ended_at__isnull', True)), fields=['target'], name='vm_migration_in'),
         ),
+        migrations.AddIndex(
+            model_name='vmmigration',
+            index=models.Index(condition=models.Q(('ended_at__isnull', False)), fields=['-ended_at'], name='vm_migration_ended'),
+        ),
         migrations.AddConstraint(
             model_name='vmmigration',
             constraint=models.CheckConstraint(condition=models.Q(('source', models.F('target')), _negated=True), name='vm_migration_goes_elsewhere'),
