@@ -81,7 +81,7 @@ async def qemu(tmp_path: Path, vnc: str = "", *more: str) -> AsyncIterator[Qemu]
 
 async def clients(machine: Qemu) -> list[tuple[str, int]]:
     answer = await machine.command("query-vnc")
-    return [(client["host"], int(client["service"])) for client in answer["clients"]]
+    return [(client["host"], int(client["service"])) for client in answer.get("clients", [])]
 
 
 def temporary(path: str) -> Path:
