@@ -8,13 +8,14 @@ class PlacementConfig(AppConfig):
     def ready(self) -> None:
         from django.db.models.signals import post_save
 
-        from cloudops.core import operations_view
+        from cloudops.core import events, operations_view
         from cloudops.core.models import RuntimeSettings
         from cloudops.inventory import signals as inventory
         from placement import capacity, holds, moving, power_claims, removals, signals, vm_migrations
         from placement.maintenance import advancing
 
         operations_view.keep_inside(vm_migrations.KIND, "Migrate")
+        events.keep_inside("vm.migration_", f"operation.{vm_migrations.KIND}", "maintenance.")
         inventory.vm_starting.connect(power_claims.on_vm_starting)
         inventory.vm_start_failed.connect(power_claims.on_vms_changed)
         inventory.vms_changed.connect(power_claims.on_vms_changed)

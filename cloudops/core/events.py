@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, TypedDict, Unpack
+from typing import Any, Final, TypedDict, Unpack
 from uuid import UUID
 
 from django.db import models
@@ -51,6 +51,22 @@ def record(kind: str, *, by: Actor, now: datetime, **details: Unpack[Details]) -
     event = line(kind, by=by, now=now, **details)
     event.save(force_insert=True)
     return event
+
+
+INSIDE: Final[list[str]] = []
+"""How the kinds begin that tell of the fleet's inside, to be read by people who see the fleet only."""
+
+
+def keep_inside(*prefixes: str) -> None:
+    """From now on events whose kind begins so are not shown to outsiders; apps say so when they are ready."""
+    INSIDE.extend(prefix for prefix in prefixes if prefix not in INSIDE)
+
+
+def readable_outside(rows: models.QuerySet[Event]) -> models.QuerySet[Event]:
+    """Those that people may read who do not see the fleet."""
+    for prefix in INSIDE:
+        rows = rows.exclude(kind__startswith=prefix)
+    return rows
 
 
 def record_many(lines: Iterable[Event]) -> None:

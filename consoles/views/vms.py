@@ -13,13 +13,15 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from cloudops.accounts import rights
-from cloudops.accounts.models import Project, User
+from cloudops.accounts.models import Project, Role, User
 from cloudops.accounts.pages import needs, person, signed_in
 from cloudops.accounts.rights import Right, VmRight
 from cloudops.accounts.switcher import Switcher
 from cloudops.core import listing, pages, runtime
 from cloudops.core.errors import Invalid, Refusal
+from cloudops.core.events import readable_outside
 from cloudops.core.models import Event, subject_of
+from cloudops.core.operations_view import NOBODY
 from cloudops.core.problems import as_refusal
 from cloudops.core.requests import actor_of
 from cloudops.hypervisors.port import PowerAction
@@ -218,12 +220,19 @@ def vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     return pages.show(request, "consoles/vm.html", context, fragment="consoles/_vm.html")
 
 
-def _events(vm: Vm, user: User) -> QuerySet[Event]:
-    """What happened to a VM; members of its project read only what happened while it was theirs."""
+def _events(vm: Vm, user: User) -> list[Event]:
+    """What happened to a VM; members of its project read only what happened while it was theirs, and no names of those
+    who run the fleet."""
     events = Event.objects.filter(subject_type=subject_of(vm)["subject_type"], subject_id=str(vm.pk))
-    if not rights.has(user, Right.FLEET_VIEW):
-        events = events.filter(project_id=vm.project_id)
-    return events[:EVENTS_SHOWN]
+    if rights.has(user, Right.FLEET_VIEW):
+        return list(events[:EVENTS_SHOWN])
+    found = list(readable_outside(events.filter(project_id=vm.project_id))[:EVENTS_SHOWN])
+    actors = {pk for event in found if (pk := event.actor_user_id) is not None and pk != user.pk}
+    staff = set(User.objects.filter(pk__in=actors).exclude(role=Role.TENANT).values_list("pk", flat=True))
+    for event in found:
+        if event.actor_user_id in staff:
+            event.actor_name = NOBODY
+    return found
 
 
 _POWER_WORDS = {

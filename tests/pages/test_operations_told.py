@@ -6,9 +6,10 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from cloudops.core import operations
+from cloudops.core import events, operations
 from cloudops.core.actors import system
 from cloudops.core.models import Operation
+from cloudops.inventory.models import Vm
 from placement import vm_migrations
 from tests.pages.conftest import As
 from tests.pages.installation import Installation
@@ -82,3 +83,16 @@ def test_a_refusal_quotes_no_host(migration: Operation, installation: Installati
     with pytest.raises(operations.OperationRunning) as refusal:
         operations.start(kind="vm.power", title="Stop it", subject=vm, steps=[], by=BY, now=now)
     assert refusal.value.detail == "Another operation is at work on this VM."
+
+
+def test_what_happened_to_a_vm_tells_outsiders_nothing_of_the_fleet(
+    migration: Operation, tenant: Client, as_user: As, installation: Installation
+) -> None:
+    vm = Vm.objects.get(pk=migration.subject_id)
+    now = timezone.now()
+    events.record("vm.migration_unclear", by=BY, now=now, subject=vm, reason="10.9.8.7 does not answer")
+    events.record("vm.power_changed", by=system("inventory"), now=now, subject=vm, from_state="off", to_state="running")
+    page = tenant.get(f"/vms/{vm.pk}/").content.decode()
+    assert "vm.power_changed" in page
+    assert not [secret for secret in SECRETS if secret in page]
+    assert "10.9.8.7" in as_user(installation.admin).get(f"/vms/{vm.pk}/").content.decode()
