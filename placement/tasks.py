@@ -16,6 +16,7 @@ from cloudops.core.models import Operation
 from cloudops.core.queue import enqueue
 from cloudops.core.ticks import claim_tick
 from placement import decisions, maintenance, migration_run, reconciling, vm_migrations
+from placement.maintenance import jobs
 
 log = structlog.get_logger(__name__)
 ADVANCE_TASK: Final = "placement.tasks.advance_maintenance"
@@ -74,10 +75,11 @@ def advance_maintenance(maintenance_id: str) -> None:
 
 @shared_task(name="placement.tasks.purge_decisions")
 def purge_decisions() -> None:
-    """Removes decisions past their retention."""
+    """Removes decisions and ended maintenance jobs past their retention."""
     now = timezone.now()
     if claim_tick("decisions-purge", interval_seconds=PURGE_SECONDS - 60, now=now):
         decisions.purge(now=now)
+        jobs.purge(now=now)
 
 
 @worker_shutting_down.connect(dispatch_uid="placement-migrations-let-go")

@@ -11,7 +11,7 @@ from django.contrib.sessions.models import Session
 from django.db import models
 
 from cloudops.core import operations, runtime
-from cloudops.core.models import Event, IdempotencyKey, Tick
+from cloudops.core.models import Event, IdempotencyKey, Operation, Tick
 from cloudops.managers import processes
 
 log = structlog.get_logger(__name__)
@@ -27,6 +27,7 @@ def tidy(*, now: datetime) -> dict[str, int]:
     parts: dict[str, Callable[[], int]] = {
         "stale_operations": lambda: operations.fail_stale(now=now),
         "audit_events": lambda: purge_audit(now=now),
+        "ended_operations": lambda: purge_operations(now=now),
         "stored_answers": lambda: _delete(IdempotencyKey.objects.filter(created_at__lt=now - KEEP_ANSWERS)),
         "web_sessions": lambda: _delete(Session.objects.filter(expire_date__lt=now)),
         "processes": lambda: processes.purge(now=now, keep_seconds=KEEP_PROCESSES_SECONDS),
@@ -45,6 +46,12 @@ def purge_audit(*, now: datetime) -> int:
     """Removes audit events past the retention of the settings, at most :data:`BATCH` of them."""
     days = runtime.current().audit_retention_days
     return _delete(Event.objects.filter(at__lt=now - timedelta(days=days)))
+
+
+def purge_operations(*, now: datetime) -> int:
+    """Removes operations that ended as long ago as audit events are kept, at most :data:`BATCH` of them."""
+    days = runtime.current().audit_retention_days
+    return _delete(Operation.objects.filter(ended_at__lt=now - timedelta(days=days)))
 
 
 def _delete(rows: models.QuerySet[models.Model]) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 from uuid import UUID
 
 from django.db import transaction
 
-from cloudops.core import live
+from cloudops.core import live, runtime
 from cloudops.core.actors import Actor, ActorKind
 from cloudops.core.queue import enqueue
 from placement.maintenance.errors import JobOver
@@ -50,3 +50,9 @@ def wake(job: Maintenance, *, now: datetime) -> None:
 def tell(job: Maintenance, host_ids: Iterable[UUID] = ()) -> None:
     """Pages that show the job, its hosts and the room there are fetch again."""
     live.publish("maintenance", f"maintenance:{job.pk}", "hosts", "capacity", *(f"host:{pk}" for pk in host_ids))
+
+
+def purge(*, now: datetime) -> int:
+    """Removes jobs that ended as long ago as audit events are kept; returns how many rows went."""
+    horizon = now - timedelta(days=runtime.current().audit_retention_days)
+    return Maintenance.objects.filter(ended_at__lt=horizon).delete()[0]

@@ -29,6 +29,11 @@ def fill(now: datetime) -> None:
         Session.objects.create(session_key=str(age.days), session_data="", expire_date=then + timedelta(hours=12))
         processes.register(role="web", server_name="s", pid=1, version="1", now=then)
         Tick.objects.create(name=f"t{age.days}", last_at=then)
+        project = Project.objects.create(name=f"p{age.days}")
+        done = operations.start(kind="test", title="Done", subject=project, steps=[], by=BY, now=then)
+        operations.begin(done, by=BY, now=then)
+        operations.succeed(done, by=BY, now=then)
+        Event.objects.exclude(kind="test.done").delete()
 
 
 def test_what_is_old_goes_and_what_is_young_stays(clock: Clock) -> None:
@@ -36,12 +41,13 @@ def test_what_is_old_goes_and_what_is_young_stays(clock: Clock) -> None:
     assert housekeeping.tidy(now=clock.now) == {
         "stale_operations": 0,
         "audit_events": 1,
+        "ended_operations": 1,
         "stored_answers": 1,
         "web_sessions": 1,
         "processes": 1,
         "ticks": 1,
     }
-    for model in (Event, IdempotencyKey, Session, ServerProcess, Tick):
+    for model in (Event, IdempotencyKey, Operation, Session, ServerProcess, Tick):
         assert model._default_manager.count() == 1
     assert set(housekeeping.tidy(now=clock.now).values()) == {0}
 
