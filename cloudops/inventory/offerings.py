@@ -11,13 +11,12 @@ from django.db import transaction
 from cloudops.core import events, live
 from cloudops.core.actors import Actor
 from cloudops.core.errors import Conflict
-from cloudops.core.validation import assign, demand_known, demand_valid
-from cloudops.inventory import tags
+from cloudops.core.validation import demand_valid
+from cloudops.inventory import catalogue, tags
 from cloudops.inventory.models import Offering
 
-TAG_FIELDS = ("host_tags", "soft_host_tags")
+TAG_FIELDS = catalogue.TAG_FIELDS
 FIELDS = ("name", "description", "vcpus", "cpu_mhz", "memory_mib", "dynamic_scaling", "enabled")
-NAMES_SHOWN = 5
 
 
 class OfferingInUse(Conflict):
@@ -60,33 +59,15 @@ def create(
 
 
 def change(offering: Offering, *, by: Actor, now: datetime, **changes: Any) -> Offering:
-    """Sets some of :data:`FIELDS` and :data:`TAG_FIELDS` (names). VMs that have the offering stay as they are.
+    """Sets some of :data:`FIELDS` and :data:`TAG_FIELDS` (names); VMs that have it stay as they are.
 
     Raises ``Invalid``.
     """
-    demand_known(changes, (*FIELDS, *TAG_FIELDS))
-    wanted = tags.taken_from(changes, *TAG_FIELDS)
-    with transaction.atomic():
-        row = Offering.objects.select_for_update().get(pk=offering.pk)
-        changed = assign(row, changes)
-        if changed:
-            demand_valid(row)
-            row.save(update_fields=list(changed))
-        changed |= tags.put_on(row, wanted)
-        if changed:
-            events.record("offering.changed", by=by, now=now, subject=row, data={"changed": changed})
-            live.publish("offerings")
-    return row
+    return catalogue.change(
+        offering, changes, fields=FIELDS, kind="offering.changed", topic="offerings", by=by, now=now
+    )
 
 
 def delete(offering: Offering, *, by: Actor, now: datetime) -> None:
     """Raises :class:`OfferingInUse` with the number of VMs that have it, and some of their names."""
-    with transaction.atomic():
-        row = Offering.objects.select_for_update().get(pk=offering.pk)
-        if count := row.vms.count():
-            names = list(row.vms.values_list("name", flat=True)[:NAMES_SHOWN])
-            more = f" and {count - len(names)} more" if count > len(names) else ""
-            raise OfferingInUse(f"{count} VMs have {row.name}: {', '.join(names)}{more}.", vms=count, names=names)
-        events.record("offering.deleted", by=by, now=now, subject=row)
-        row.delete()
-        live.publish("offerings")
+    catalogue.delete(offering, in_use=OfferingInUse, kind="offering.deleted", topic="offerings", by=by, now=now)

@@ -11,13 +11,12 @@ from django.db import transaction
 from cloudops.core import events, live
 from cloudops.core.actors import Actor
 from cloudops.core.errors import Conflict
-from cloudops.core.validation import assign, demand_known, demand_valid
-from cloudops.inventory import tags
+from cloudops.core.validation import demand_valid
+from cloudops.inventory import catalogue, tags
 from cloudops.inventory.models import Template
 
-TAG_FIELDS = ("host_tags", "soft_host_tags")
+TAG_FIELDS = catalogue.TAG_FIELDS
 FIELDS = ("name", "description")
-NAMES_SHOWN = 5
 
 
 class TemplateInUse(Conflict):
@@ -47,30 +46,15 @@ def create(
 
 
 def change(template: Template, *, by: Actor, now: datetime, **changes: Any) -> Template:
-    """Sets some of :data:`FIELDS` and :data:`TAG_FIELDS` (names); VMs stay where they are. Raises ``Invalid``."""
-    demand_known(changes, (*FIELDS, *TAG_FIELDS))
-    wanted = tags.taken_from(changes, *TAG_FIELDS)
-    with transaction.atomic():
-        row = Template.objects.select_for_update().get(pk=template.pk)
-        changed = assign(row, changes)
-        if changed:
-            demand_valid(row)
-            row.save(update_fields=list(changed))
-        changed |= tags.put_on(row, wanted)
-        if changed:
-            events.record("template.changed", by=by, now=now, subject=row, data={"changed": changed})
-            live.publish("templates")
-    return row
+    """Sets some of :data:`FIELDS` and :data:`TAG_FIELDS` (names); VMs that have it stay as they are.
+
+    Raises ``Invalid``.
+    """
+    return catalogue.change(
+        template, changes, fields=FIELDS, kind="template.changed", topic="templates", by=by, now=now
+    )
 
 
 def delete(template: Template, *, by: Actor, now: datetime) -> None:
-    """Raises :class:`TemplateInUse` with the number of VMs that were made from it, and some of their names."""
-    with transaction.atomic():
-        row = Template.objects.select_for_update().get(pk=template.pk)
-        if count := row.vms.count():
-            names = list(row.vms.values_list("name", flat=True)[:NAMES_SHOWN])
-            more = f" and {count - len(names)} more" if count > len(names) else ""
-            raise TemplateInUse(f"{count} VMs have {row.name}: {', '.join(names)}{more}.", vms=count, names=names)
-        events.record("template.deleted", by=by, now=now, subject=row)
-        row.delete()
-        live.publish("templates")
+    """Raises :class:`TemplateInUse` with the number of VMs that have it, and some of their names."""
+    catalogue.delete(template, in_use=TemplateInUse, kind="template.deleted", topic="templates", by=by, now=now)
