@@ -38,7 +38,7 @@ from placement.models import HostCapacity, Maintenance, MaintenanceMove, VmMigra
 from tests.placement.maintenance.draining import RESERVE_MIB, START, Drains, fleet
 from tests.placement.moving import BY, Killed
 
-DRAINS = int(os.environ.get("CLOUDOPS_TEST_DRAINS", "100"))
+DRAINS = int(os.environ.get("CLOUDOPS_TEST_DRAINS", "40"))
 FIRST = int(os.environ.get("CLOUDOPS_TEST_DRAINS_FROM", "0"))
 HOSTS = 5
 RATE = 8_192
