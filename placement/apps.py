@@ -15,7 +15,8 @@ class PlacementConfig(AppConfig):
         from placement.maintenance import advancing
 
         operations_view.keep_inside(vm_migrations.KIND, "Migrate")
-        events.keep_inside("vm.migration_", f"operation.{vm_migrations.KIND}", "maintenance.")
+        inside = ("vm.migration_unclear", "vm.migration_leftover", f"operation.{vm_migrations.KIND}", "maintenance.")
+        events.keep_inside(*inside)
         inventory.vm_starting.connect(power_claims.on_vm_starting)
         inventory.vm_start_failed.connect(power_claims.on_vms_changed)
         inventory.vms_changed.connect(power_claims.on_vms_changed)

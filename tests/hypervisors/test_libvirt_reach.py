@@ -8,6 +8,7 @@ from typing import Any
 import libvirt
 import pytest
 
+from cloudops.hypervisors.libvirt import reach
 from cloudops.hypervisors.libvirt.domains import read_domain
 from cloudops.hypervisors.libvirt.migration_errors import migration_error
 from cloudops.hypervisors.libvirt.reach import (
@@ -142,7 +143,7 @@ def test_drivers_that_a_host_lacks_are_no_error_and_answers_are_kept_for_a_while
 def test_a_broken_line_makes_nobody_forget_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = ReachReader()
     reader.read(_Host())
-    monkeypatch.setattr("cloudops.hypervisors.libvirt.reach.KEEP_SECONDS", -1.0)
+    monkeypatch.setattr(reach, "KEEP_SECONDS", -1.0)
     broken = _Host(_error(libvirt.VIR_ERR_INTERNAL_ERROR, "client socket is closed"))
     assert reader.read(broken) == Reach(networks=("lan",))
     assert ReachReader().read(_Host(_error(libvirt.VIR_ERR_INTERNAL_ERROR, "client socket is closed"))) == Reach()

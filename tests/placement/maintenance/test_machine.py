@@ -4,12 +4,13 @@ capacity, no VM on a host in maintenance, every claim has a living owner, no VM 
 from __future__ import annotations
 
 import contextlib
+import os
 from datetime import datetime
 
 import hypothesis.strategies as st
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from cloudops.core.errors import Refusal
@@ -26,6 +27,8 @@ from placement.maintenance.options import Choice
 from placement.models import Claim, Maintenance, MaintenanceHost, VmMigration
 from tests.placement.maintenance.draining import RESERVE_MIB, Drains, fleet
 from tests.placement.moving import BY, Killed, claims_add_up
+
+EXAMPLES = int(os.environ.get("CLOUDOPS_TEST_EXAMPLES", "10"))
 
 HOSTS, RUNNING, OFF = 4, 6, 3
 host_numbers = st.integers(0, HOSTS - 1)
@@ -206,6 +209,10 @@ def test_any_order_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         Fleet,
         settings=settings(
-            max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=EXAMPLES,
+            stateful_step_count=25,
+            deadline=None,
+            phases=(Phase.generate,),  # which of two equal hosts is taken depends on random ids: nothing shrinks here
+            suppress_health_check=list(HealthCheck),
         ),
     )
