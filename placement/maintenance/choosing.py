@@ -11,7 +11,7 @@ from django.db import transaction
 from cloudops.core import events
 from cloudops.core.actors import Actor
 from cloudops.inventory.models import Connection, Host
-from placement.maintenance import jobs, words
+from placement.maintenance import jobs, rolling, words
 from placement.maintenance.errors import HostNeeded, HostNotChoosable, MoveOver, MoveUnderWay, StopNotRepeated
 from placement.maintenance.looking import choice_of
 from placement.maintenance.options import Choice, Mode
@@ -50,6 +50,8 @@ def choose(
         _reset(row, by=by, now=now)
         row.choice, row.choice_host_id, row.relaxed = chosen.main, chosen.host_id, sorted(chosen.relaxed)
         row.save(update_fields=["choice", "choice_host", "relaxed"])
+        if chosen.main != Choice.SKIP:
+            rolling.empty_again(job, host_id=row.vm.host_id, by=by, now=now)
         events.record(
             "maintenance.chosen",
             by=by,

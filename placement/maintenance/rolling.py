@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from uuid import UUID
 
 from django.db import transaction
 
@@ -48,6 +49,17 @@ def set_hold(row: MaintenanceHost, hold: str, *, now: datetime) -> None:
     """The maintenance's hold; a fence stays as it is, whoever set it lifts it."""
     if not HostCapacity.objects.filter(pk=row.host_id, hold=Hold.FENCED).exists():
         capacity.set_hold(row.host_id, hold, now=now)
+
+
+def empty_again(job: Maintenance, *, host_id: UUID, by: Actor, now: datetime) -> None:
+    """A VM is to leave after all that had stayed on a held host: host and job say so in the same transaction."""
+    row = job.hosts.filter(host_id=host_id, status=MaintenanceHostStatus.HELD).select_related("host").first()
+    if row is None:
+        return
+    transition(row, to=MaintenanceHostStatus.DRAINING, by=by, now=now)
+    set_hold(row, Hold.DRAINING, now=now)
+    if job.status == MaintenanceStatus.HOLDING:
+        transition(job, to=MaintenanceStatus.DRAINING, by=by, now=now)
 
 
 def end_turns(rows: Iterable[MaintenanceHost], *, by: Actor, now: datetime, uncordon: bool = True) -> None:

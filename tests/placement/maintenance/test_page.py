@@ -7,9 +7,13 @@ from django.test import Client
 
 from cloudops.accounts.models import Role, User
 from cloudops.hypervisors.port import MigrationInterrupted
+from cloudops.inventory.models import Vm
+from placement import maintenance
+from placement.maintenance import Choice, VmChoice
 from placement.models import Maintenance
 from tests.placement.maintenance.draining import Drains
 from tests.placement.maintenance.test_drain import three
+from tests.placement.moving import BY
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -28,3 +32,17 @@ def test_it_names_the_hosts_that_were_tried_and_why_they_failed(world: Drains, f
     for host in others[:failing]:
         assert f"<li>{host.name}: " in page
     assert "line cut" in page
+
+
+def test_taking_back_that_a_vm_stays_ends_the_maintenance_at_once(world: Drains) -> None:
+    """Before any worker has looked: nothing says "in maintenance" of a host that is to be emptied further."""
+    first, *_ = three(world, vms=1)
+    vm = Vm.objects.get(host=first)
+    job: Maintenance = world.start(first, choices={vm.pk: VmChoice(Choice.SKIP)})
+    world.until_status(job, "holding")
+    maintenance.choose(job.moves.get(vm=vm), choice=Choice.NONE, by=BY, now=world.now)
+    job.refresh_from_db()
+    assert (job.status, job.hosts.get().status) == ("draining", "draining")
+    world.until_status(job, "holding")
+    vm.refresh_from_db()
+    assert vm.host_id != first.pk
