@@ -1,0 +1,69 @@
+"""Placement decisions and the fleets that they were made on."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+from django.db.models import Q
+
+from cloudops.core.models import Operation
+from cloudops.inventory.models import Host, Vm
+
+
+class FleetSnapshot(models.Model):
+    """The fleet's columns at one moment, compressed: what decisions were made on, shared by many of them."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    taken_at = models.DateTimeField(db_index=True)
+    hosts = models.PositiveIntegerField()
+    data = models.BinaryField()
+
+    def __str__(self) -> str:
+        return f"{self.hosts} hosts at {self.taken_at}"
+
+
+class Decision(models.Model):
+    """One placement decision: what was asked, what was chosen, and everything needed to tell why, host by host.
+
+    ``snapshot`` and ``changes`` (what differed from it) are the fleet that was decided on: the decision can be made
+    again, with every host's verdict. ``summary`` tells the gist without that.
+    """
+
+    class Outcome(models.TextChoices):
+        PLACED = "placed", "Placed"
+        REFUSED = "refused", "Refused"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    at = models.DateTimeField(db_index=True)
+    purpose = models.CharField(max_length=16, help_text="start, migrate, drain, deploy or dry-run.")
+    outcome = models.CharField(max_length=16, choices=Outcome)
+    vm = models.ForeignKey(Vm, null=True, blank=True, on_delete=models.SET_NULL, related_name="decisions")
+    vm_name = models.CharField(max_length=255, blank=True)
+    project_id = models.UUIDField(null=True, blank=True)
+    host = models.ForeignKey(Host, null=True, blank=True, on_delete=models.SET_NULL, related_name="decisions")
+    host_name = models.CharField(max_length=200, blank=True)
+    requested_by_id = models.BigIntegerField(null=True, blank=True)
+    requested_by_name = models.CharField(max_length=200)
+    operation = models.ForeignKey(Operation, null=True, blank=True, on_delete=models.SET_NULL, related_name="decisions")
+    allocator = models.CharField(max_length=16)
+    engine = models.PositiveSmallIntegerField(help_text="The version of the rules it was made by.")
+    hosts_considered = models.PositiveIntegerField()
+    hosts_fit = models.PositiveIntegerField()
+    spec = models.JSONField()
+    summary = models.JSONField(help_text="Losses per filter, best hosts with scores, nearest miss.")
+    snapshot = models.ForeignKey(FleetSnapshot, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    changes = models.BinaryField(default=bytes)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(outcome__in=["placed", "refused"]), name="decision_outcome_known")
+        ]
+        indexes = [
+            models.Index(fields=["vm", "-at"], name="decision_vm"),
+            models.Index(fields=["outcome", "-at"], name="decision_outcome"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.vm_name or 'A VM'}: {self.host_name or 'no host'}"
