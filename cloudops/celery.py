@@ -18,8 +18,6 @@ app.conf.task_routes = {
     "placement.tasks.run_migration": {"queue": "migrations"},
     "cloudops.inventory.tasks.run_power": {"queue": "hypervisors"},
     "cloudops.inventory.tasks.sync_endpoint": {"queue": "hypervisors"},
-    "consoles.tasks.reconcile_endpoint": {"queue": "hypervisors"},
-    "consoles.tasks.reconcile_vms": {"queue": "hypervisors"},
 }
 # A tick that comes late is dropped; late by ten seconds, so that servers' clocks need not agree to the second.
 app.conf.beat_schedule = {

@@ -36,7 +36,7 @@ def reap() -> None:
         reconcile_endpoint.apply_async((str(endpoint_id),), expires=EXPIRES_SECONDS)
 
 
-@shared_task
+@shared_task(time_limit=120, soft_time_limit=100)
 def reconcile_endpoint(endpoint_id: str) -> None:
     """One endpoint, once per interval however often it is asked for."""
     now = timezone.now()
@@ -46,7 +46,7 @@ def reconcile_endpoint(endpoint_id: str) -> None:
         reconcile.reconcile_endpoint(endpoint=endpoint, now=now)
 
 
-@shared_task
+@shared_task(time_limit=120, soft_time_limit=100)
 def reconcile_vms(vm_ids: list[str]) -> None:
     """VMs whose display connections just changed."""
     now = timezone.now()
