@@ -119,7 +119,7 @@ need_node() {
 chromium_command() {
   local candidate
   for candidate in ${CLOUDOPS_TEST_CHROMIUM:+"$CLOUDOPS_TEST_CHROMIUM"} chromium chromium-browser google-chrome-stable google-chrome /snap/bin/chromium; do
-    if timeout 30 "$candidate" --version 2>/dev/null | grep -q '^\(Chromium\|Google Chrome\)'; then
+    if timeout 30 "$candidate" --version 2>/dev/null | grep '^\(Chromium\|Google Chrome\)' >/dev/null; then
       echo "$candidate"
       return
     fi
@@ -131,7 +131,7 @@ need_chromium() {
   [ -z "$(chromium_command)" ] || return 0
   if [ "$(system_family)" != ubuntu ]; then
     need "${CHROMIUM_PACKAGES[@]}"
-  elif command -v snap >/dev/null && snap version 2>/dev/null | grep -q '^snapd  *[0-9]'; then
+  elif command -v snap >/dev/null && snap version 2>/dev/null | grep '^snapd  *[0-9]' >/dev/null; then
     step "installing the Chromium snap (Ubuntu has no package of it)"
     as_root snap install chromium
     need fonts-dejavu-core
