@@ -51,6 +51,18 @@ class Project(models.Model):
     members: models.ManyToManyField[User, Membership] = models.ManyToManyField(
         User, through="Membership", related_name="projects"
     )
+    quota_vcpus = models.PositiveIntegerField(
+        "vCPU quota", null=True, blank=True, help_text="How many vCPUs its VMs may have together. Empty: no quota."
+    )
+    quota_memory_mib = models.PositiveIntegerField(
+        "Memory quota", null=True, blank=True, help_text="How much memory its VMs may have together. Empty: no quota."
+    )
+    quota_consoles = models.PositiveIntegerField(
+        "Console quota",
+        null=True,
+        blank=True,
+        help_text="How many consoles of its VMs may be open together. Empty: no quota.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

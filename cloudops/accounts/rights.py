@@ -44,6 +44,7 @@ class Scope(enum.StrEnum):
     READ = "read"
     CONSOLE = "console"
     POWER = "power"
+    SCALE = "scale"
     MANAGE = "manage"
 
 

@@ -228,6 +228,58 @@ class RuntimeSettings(models.Model):
         validators=[MinValueValidator(1), MaxValueValidator(1_000)],
         help_text="How many VMs may move at once in the whole installation.",
     )
+    scaling_enabled = models.BooleanField(
+        "Live scaling",
+        default=True,
+        help_text="Whether the size of running VMs may be changed, where offering and VM allow it.",
+    )
+    scaling_memory_factor = models.FloatField(
+        "Memory headroom",
+        default=4.0,
+        validators=[MinValueValidator(1), MaxValueValidator(16)],
+        help_text="How many times its offering's memory a VM can grow to live, from its next start on. Recommended: 4.",
+    )
+    scaling_vcpu_factor = models.FloatField(
+        "vCPU headroom",
+        default=4.0,
+        validators=[MinValueValidator(1), MaxValueValidator(16)],
+        help_text="How many times its offering's vCPUs a VM can grow to live, from its next start on. Recommended: 4.",
+    )
+    scaling_max_memory_mib = models.PositiveIntegerField(
+        "Memory headroom, absolute",
+        default=0,
+        validators=[MaxValueValidator(16_777_216)],
+        help_text="Instead of the multiple: what every VM can grow to. 0: the multiple counts.",
+    )
+    scaling_max_vcpus = models.PositiveIntegerField(
+        "vCPU headroom, absolute",
+        default=0,
+        validators=[MaxValueValidator(1_024)],
+        help_text="Instead of the multiple: what every VM can grow to. 0: the multiple counts.",
+    )
+    scaling_prepare_at_start = models.BooleanField(
+        "Prepare VMs for live scaling when they start",
+        default=True,
+        help_text="Whether CloudOps adds the headroom to a VM's definition when it starts the VM.",
+    )
+    scaling_guest_wait_seconds = models.PositiveIntegerField(
+        "Wait for the guest",
+        default=30,
+        validators=[MinValueValidator(1), MaxValueValidator(3_600)],
+        help_text="How long a guest may take to use new memory or CPUs before the resize is shown as not complete.",
+    )
+    scaling_shutdown_seconds = models.PositiveIntegerField(
+        "Wait for a shutdown",
+        default=120,
+        validators=[MinValueValidator(10), MaxValueValidator(3_600)],
+        help_text="How long a guest may take to shut down for a resize by restart. It is never powered off instead.",
+    )
+    scaling_history_retention_days = models.PositiveIntegerField(
+        "Size history kept",
+        default=90,
+        validators=[MinValueValidator(1), MaxValueValidator(3_650)],
+        help_text="How long the sizes that VMs had are kept.",
+    )
     audit_retention_days = models.PositiveIntegerField(
         "Audit trail retention",
         default=365,

@@ -16,12 +16,16 @@ from typing import Protocol
 from cloudops.hypervisors.port_errors import (
     AuthenticationFailed,
     Busy,
+    CeilingExceeded,
     CertificateMismatch,
     CpuIncompatible,
     DestinationIncompatible,
     DestinationUnreachable,
+    GuestDidNotFollow,
     HypervisorError,
     InvalidState,
+    MemoryInUse,
+    MemoryMisaligned,
     MigrationAborted,
     MigrationFailed,
     MigrationInterrupted,
@@ -32,10 +36,13 @@ from cloudops.hypervisors.port_errors import (
     NotSupported,
     OutOfSpace,
     Overloaded,
+    ResizeFailed,
     SameHost,
+    SlotsExhausted,
     StorageMissing,
     TimedOut,
     Unreachable,
+    VcpusNotRemovable,
     VmNotFound,
     VmNotRunning,
 )
@@ -46,9 +53,12 @@ from cloudops.hypervisors.port_values import (
     DiskKind,
     EndpointSpec,
     EventKind,
+    GuestView,
     HostFacts,
     HypervisorEvent,
     Kind,
+    MemoryDevice,
+    MemoryModel,
     MigrationOptions,
     MigrationState,
     MigrationStatus,
@@ -57,8 +67,12 @@ from cloudops.hypervisors.port_values import (
     PowerAction,
     PowerState,
     ProbeStep,
+    ResizeKind,
+    ResizeStep,
     ScalingFacts,
+    ScalingState,
     Screenshot,
+    Shape,
     Transport,
     VmFacts,
 )
@@ -66,6 +80,7 @@ from cloudops.hypervisors.port_values import (
 __all__ = [
     "AuthenticationFailed",
     "Busy",
+    "CeilingExceeded",
     "CertificateMismatch",
     "ConsoleConnection",
     "ConsoleEndpoint",
@@ -77,12 +92,18 @@ __all__ = [
     "EndpointSpec",
     "EventKind",
     "EventSink",
+    "GuestDidNotFollow",
+    "GuestView",
     "HostFacts",
     "Hypervisor",
     "HypervisorError",
     "HypervisorEvent",
     "InvalidState",
     "Kind",
+    "MemoryDevice",
+    "MemoryInUse",
+    "MemoryMisaligned",
+    "MemoryModel",
     "MigrationAborted",
     "MigrationFailed",
     "MigrationInterrupted",
@@ -101,13 +122,20 @@ __all__ = [
     "PowerAction",
     "PowerState",
     "ProbeStep",
+    "ResizeFailed",
+    "ResizeKind",
+    "ResizeStep",
     "SameHost",
     "ScalingFacts",
+    "ScalingState",
     "Screenshot",
+    "Shape",
+    "SlotsExhausted",
     "StorageMissing",
     "TimedOut",
     "Transport",
     "Unreachable",
+    "VcpusNotRemovable",
     "VmFacts",
     "VmNotFound",
     "VmNotRunning",
@@ -184,3 +212,18 @@ class Hypervisor(Protocol):
         """Removes a leftover definition of a VM that does not run here (libvirt ``virDomainUndefineFlags``), also one
         that a migration left paused behind. Disks stay. Raises :class:`InvalidState` if it runs, :class:`VmNotFound`.
         """
+
+    def scaling(self, vm_ref: str) -> ScalingState:
+        """The VM's size this moment, what its guest sees of it, and what it would be started as. Raises
+        :class:`VmNotFound`."""
+
+    def resize(self, vm_ref: str, step: ResizeStep) -> None:
+        """Makes one change to a running VM, and to what it is started as, so that a restart keeps it. Making it again
+        is harmless. That this returns does not mean that the guest has followed: :meth:`scaling` tells.
+
+        Raises :class:`VmNotFound`, :class:`VmNotRunning`, :class:`Busy` and :class:`ResizeFailed`'s: among them
+        :class:`CeilingExceeded`, :class:`SlotsExhausted`, :class:`MemoryMisaligned`, :class:`VcpusNotRemovable`."""
+
+    def define(self, vm_ref: str, shape: Shape) -> None:
+        """Changes what the VM is started as (libvirt ``virDomainDefineXML``); a running VM goes on as it is. Nothing
+        else of its definition changes. Raises :class:`VmNotFound`, :class:`Busy`, :class:`ResizeFailed`."""

@@ -178,3 +178,48 @@ class OutOfSpace(MigrationFailed):
     code = "destination-out-of-space"
     title = "The destination has not enough memory or disk space for the VM."
     remedy = "Free some there, or choose another host."
+
+
+class ResizeFailed(HypervisorError):
+    """Base of what only a change of a VM's size fails with. The VM goes on; what was changed before stays changed."""
+
+    code = "resize-failed"
+    title = "The VM's size could not be changed."
+    remedy = "Look at the detail and at the host's libvirt log; continue, or go back to the size it had."
+
+
+class CeilingExceeded(ResizeFailed):
+    code = "vm-ceiling-exceeded"
+    title = "The VM was not started with enough room to grow that far."
+    remedy = "Choose a smaller size, restart it with the new size, or prepare it for live scaling at its next start."
+
+
+class SlotsExhausted(ResizeFailed):
+    code = "memory-slots-exhausted"
+    title = "The VM has no free memory slot."
+    remedy = "Restart the VM: its memory then counts as boot memory, and all slots are free again."
+
+
+class MemoryMisaligned(ResizeFailed):
+    code = "memory-misaligned"
+    title = "The VM's memory cannot be changed by that amount."
+    remedy = "Choose a size that is a whole number of the VM's memory steps."
+
+
+class MemoryInUse(ResizeFailed):
+    code = "memory-in-use"
+    title = "The guest still uses the memory that is to be taken from it."
+    remedy = "Free memory inside the guest, or choose a larger size."
+
+
+class VcpusNotRemovable(ResizeFailed):
+    code = "vcpus-not-removable"
+    title = "The guest did not give back its vCPUs."
+    remedy = "Restart the VM with fewer vCPUs."
+
+
+class GuestDidNotFollow(ResizeFailed):
+    code = "guest-did-not-follow"
+    title = "The guest has not taken what it was given."
+    remedy = "Check that the guest has the virtio-mem driver and puts new memory and CPUs on line; then continue."
+    retryable = True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from typing import Any, Self
 
 from cloudops.hypervisors.port_errors import HypervisorError
 
@@ -75,14 +77,124 @@ class HostFacts:
     migration_uri: str = ""
 
 
+class MemoryModel(enum.StrEnum):
+    """How memory is added to a running VM: ``VIRTIO_MEM`` gives and takes in small blocks, a ``DIMM`` only comes."""
+
+    VIRTIO_MEM = "virtio-mem"
+    DIMM = "dimm"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDevice:
+    """Memory beside what the VM was started with. Of ``size_mib``, ``requested_mib`` is asked for and ``current_mib``
+    is what the guest has taken, both in steps of ``block_mib``; a DIMM counts whole."""
+
+    alias: str
+    model: MemoryModel
+    size_mib: int
+    requested_mib: int
+    current_mib: int
+    block_mib: int
+
+
 @dataclass(frozen=True, slots=True)
 class ScalingFacts:
-    """The ceiling a VM was started with (libvirt ``maxMemory``/``vcpu``), as far as the platform tells."""
+    """The ceiling a VM was started with, and by which means it can be changed while it runs.
+
+    ``max_memory_mib`` is the most that it could have live, everything counted; ``boot_memory_mib`` what it was started
+    with, of which the balloon leaves it ``balloon_mib``. ``dimm_limit_mib`` is libvirt's ``maxMemory``: the most that
+    boot memory and devices may be together (0: no device can be added). ``removable_vcpus``: how many of its vCPUs may
+    leave while it runs. ``cpu_shares`` and ``cpu_quota_percent`` (of one thread, for the whole VM) are 0 where nothing
+    is set. ``cpu_hot_add``, ``memory_hot_add``: whether the platform lets the VM grow live at all.
+    """
 
     max_vcpus: int
     max_memory_mib: int
     memory_slots: int = 0
     memory_slots_used: int = 0
+    boot_memory_mib: int = 0
+    balloon_mib: int = 0
+    has_balloon: bool = False
+    dimm_limit_mib: int = 0
+    memory_devices: tuple[MemoryDevice, ...] = ()
+    memory_step_mib: int = 0
+    removable_vcpus: int = 0
+    cpu_shares: int = 0
+    cpu_quota_percent: int = 0
+    cpu_hot_add: bool = True
+    memory_hot_add: bool = True
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The facts that ``dataclasses.asdict`` made these values of; names that are not known are left out."""
+        known = {one.name for one in fields(cls)}
+        said = {name: value for name, value in values.items() if name in known}
+        devices = said.pop("memory_devices", ())
+        read = tuple(MemoryDevice(**{**one, "model": MemoryModel(one["model"])}) for one in devices)
+        return cls(**said, memory_devices=read)
+
+
+@dataclass(frozen=True, slots=True)
+class GuestView:
+    """What the guest itself says, each None where it does not tell. ``memory_mib`` is what it has in all, ``used`` what
+    it cannot do without (libvirt ``virDomainMemoryStats``: available minus usable)."""
+
+    memory_mib: int | None = None
+    memory_used_mib: int | None = None
+    vcpus: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a VM is started as. ``memory_mib`` is its boot memory; ``virtio_mem_mib`` the size of the device from which
+    it can grow (0: none), ``virtio_mem_requested_mib`` what it is to have of that from the start. ``max_memory_mib``
+    (0: no devices at all) and ``memory_slots`` leave room for DIMMs too. ``cpu_shares`` 0 and ``cpu_quota_percent`` 0:
+    nothing is set."""
+
+    vcpus: int
+    max_vcpus: int
+    memory_mib: int
+    max_memory_mib: int = 0
+    memory_slots: int = 0
+    virtio_mem_mib: int = 0
+    virtio_mem_requested_mib: int = 0
+    cpu_shares: int = 0
+    cpu_quota_percent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingState:
+    """A VM's size as it is this moment: the running VM's (or the definition's, when it is off), what the guest sees,
+    and what the VM would be started as. ``cpu_control`` False: the host cannot weigh CPUs for a running VM."""
+
+    vcpus: int
+    memory_mib: int
+    power_state: PowerState
+    facts: ScalingFacts
+    guest: GuestView
+    next_start: Shape
+    cpu_control: bool = True
+
+
+class ResizeKind(enum.StrEnum):
+    """What one step of a live resize changes, and what its ``value`` means."""
+
+    VCPUS = "vcpus"  # vCPUs
+    VIRTIO_MEM = "virtio-mem"  # MiB requested of the device ``alias``
+    DIMM = "dimm"  # MiB of a new DIMM that gets the alias ``alias``
+    BALLOON = "balloon"  # MiB of the boot memory that the guest may use
+    MEMORY = "memory"  # MiB in all, where the platform has no smaller means (vSphere)
+    CPU = "cpu"  # shares of CPU time; 0 the platform's default
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeStep:
+    """One change of a running VM. Every value is absolute, so that a step may be made again without harm."""
+
+    kind: ResizeKind
+    value: int
+    alias: str = ""
+    quota_percent: int = 0
 
 
 class DiskKind(enum.StrEnum):

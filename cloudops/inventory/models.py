@@ -197,13 +197,38 @@ class Template(models.Model):
         return self.name
 
 
+class OfferingKind(models.TextChoices):
+    """Whether the size is the offering's or chosen for each VM."""
+
+    FIXED = "fixed", "Fixed"
+    CUSTOM = "custom", "Custom within bounds"
+    UNCONSTRAINED = "unconstrained", "Custom, unconstrained"
+
+
 class Offering(models.Model):
     """What a VM may be: CPU, memory, tags, and whether a running VM may be resized into it."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=100, unique=True)
     description = models.TextField(blank=True)
-    vcpus = models.PositiveIntegerField("vCPUs", validators=[MinValueValidator(1), MaxValueValidator(1_024)])
+    kind = models.CharField(
+        max_length=16,
+        choices=OfferingKind,
+        default=OfferingKind.FIXED,
+        help_text="Fixed: one size. Custom: any size within bounds. Unconstrained: any size at all.",
+    )
+    vcpus = models.PositiveIntegerField(
+        "vCPUs",
+        validators=[MinValueValidator(1), MaxValueValidator(1_024)],
+        help_text="Custom: the fewest. Unconstrained: what is suggested.",
+    )
+    max_vcpus = models.PositiveIntegerField(
+        "Most vCPUs",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(1_024)],
+        help_text="For custom offerings only.",
+    )
     cpu_mhz = models.PositiveIntegerField(
         "CPU speed",
         null=True,
@@ -211,8 +236,25 @@ class Offering(models.Model):
         validators=[MinValueValidator(100), MaxValueValidator(10_000)],
         help_text="MHz per vCPU. Empty: no share is set.",
     )
+    cpu_cap = models.BooleanField(
+        "Never more CPU than that",
+        default=False,
+        help_text="A hard limit at the CPU speed, also when the host is idle. Needs a CPU speed.",
+    )
     memory_mib = models.PositiveIntegerField(
-        "Memory", validators=[MinValueValidator(16), MaxValueValidator(16_777_216)]
+        "Memory",
+        validators=[MinValueValidator(16), MaxValueValidator(16_777_216)],
+        help_text="Custom: the least. Unconstrained: what is suggested.",
+    )
+    max_memory_mib = models.PositiveIntegerField(
+        "Most memory",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(16), MaxValueValidator(16_777_216)],
+        help_text="For custom offerings only.",
+    )
+    version = models.PositiveIntegerField(
+        default=1, editable=False, help_text="Counts changes of what a VM gets; VMs keep what they were given."
     )
     dynamic_scaling = models.BooleanField(
         "Dynamic scaling", default=False, help_text="Running VMs may be resized to this offering."
@@ -230,9 +272,43 @@ class Offering(models.Model):
 
     class Meta:
         ordering = ["vcpus", "memory_mib", "name", "id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(kind__in=["fixed", "custom", "unconstrained"]), name="offering_kind_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="custom", max_vcpus__gte=models.F("vcpus"), max_memory_mib__gte=models.F("memory_mib"))
+                | (~Q(kind="custom") & Q(max_vcpus__isnull=True, max_memory_mib__isnull=True)),
+                name="offering_bounds_of_custom",
+                violation_error_message="A custom offering needs a largest size that is not below its smallest; "
+                "other offerings have none.",
+            ),
+            models.CheckConstraint(
+                condition=Q(cpu_cap=False) | Q(cpu_mhz__isnull=False),
+                name="offering_cap_needs_speed",
+                violation_error_message="A hard CPU limit needs a CPU speed.",
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.name
+
+
+class OfferingVersion(models.Model):
+    """What an offering gave at one time. Never changed."""
+
+    offering = models.ForeignKey(Offering, on_delete=models.CASCADE, related_name="versions")
+    version = models.PositiveIntegerField()
+    values = models.JSONField(help_text="Kind, vCPUs, memory, CPU speed, limit, dynamic scaling and tags.")
+    by_name = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-version"]
+        constraints = [models.UniqueConstraint(fields=["offering", "version"], name="offering_version_once")]
+
+    def __str__(self) -> str:
+        return f"{self.offering_id} version {self.version}"
 
 
 class Vm(models.Model):
@@ -252,6 +328,12 @@ class Vm(models.Model):
     host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="vms")
     project = models.ForeignKey(Project, null=True, blank=True, on_delete=models.SET_NULL, related_name="vms")
     offering = models.ForeignKey(Offering, null=True, blank=True, on_delete=models.SET_NULL, related_name="vms")
+    offering_version = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The offering's version that it was given."
+    )
+    dynamic_scaling = models.BooleanField(
+        "Live scaling", default=True, help_text="Off: its size is never changed while it runs."
+    )
     template = models.ForeignKey(Template, null=True, blank=True, on_delete=models.SET_NULL, related_name="vms")
     pinned = models.BooleanField(
         default=False, help_text="Never moved by CloudOps itself: somebody wants it on just this host."
@@ -268,6 +350,9 @@ class Vm(models.Model):
     memory_mib = models.PositiveIntegerField(default=0)
     max_vcpus = models.PositiveIntegerField(null=True, blank=True)
     max_memory_mib = models.PositiveIntegerField(null=True, blank=True)
+    scaling = models.JSONField(
+        null=True, blank=True, help_text="The means by which it can be resized, as its hypervisor last told."
+    )
     guest_os = models.CharField(max_length=200, blank=True)
     has_console = models.BooleanField(default=True)
     max_consoles = models.PositiveIntegerField(

@@ -11,7 +11,7 @@ from uuid import UUID
 from django.db.models import Q
 
 from cloudops.core.bulk import overwrite
-from cloudops.hypervisors.port import PowerState, VmFacts
+from cloudops.hypervisors.port import PowerState, ScalingFacts, VmFacts
 from cloudops.inventory import signals
 from cloudops.inventory.models import Endpoint, Host, Vm
 from cloudops.inventory.notices import Notices, ask
@@ -36,6 +36,7 @@ _WRITTEN = (
     "memory_mib",
     "max_vcpus",
     "max_memory_mib",
+    "scaling",
     "guest_os",
     "cpu_model",
     "networks",
@@ -201,6 +202,7 @@ def _values(fact: VmFacts) -> dict[str, Any]:
         "memory_mib": fact.memory_mib,
         "max_vcpus": scaling.max_vcpus if scaling else None,
         "max_memory_mib": scaling.max_memory_mib if scaling else None,
+        "scaling": _as_json(scaling) if scaling else None,
         "guest_os": fact.guest_os[:200],
         "cpu_model": fact.cpu_model[:200],
         "networks": list(fact.networks),
@@ -208,6 +210,11 @@ def _values(fact: VmFacts) -> dict[str, Any]:
         "has_console": fact.has_console,
         "max_consoles": fact.max_consoles,
     }
+
+
+def _as_json(scaling: ScalingFacts) -> dict[str, Any]:
+    """As the column gives it back, so that equal facts compare equal."""
+    return {**asdict(scaling), "memory_devices": [asdict(one) for one in scaling.memory_devices]}
 
 
 def _write(plan: _Plan, hosts: Mapping[str, Host], *, read_at: datetime, notices: Notices) -> Outcome:

@@ -25,6 +25,7 @@ from cloudops.lab.process import Child, ServiceError, find_program, log_tail
 
 READY_SECONDS = 30.0
 VIRSH_SECONDS = 60.0
+FREEZE_SECONDS = 10.0
 SOCKET_PATH_BYTES = 107
 
 
@@ -209,8 +210,14 @@ class LibvirtHost:
     # -- faults
 
     def freeze(self, *, guests: bool = False) -> None:
-        """SIGSTOP to libvirtd (and its guests): sockets stay open and silent, as on a hung host."""
-        self._signal_all(signal.SIGSTOP, guests=guests)
+        """SIGSTOP to libvirtd (and its guests): sockets stay open and silent, as on a hung host. Raises ServiceError
+        when they do not stop: a thread that is busy in the kernel stops a moment later."""
+        stopping = self._signal_all(signal.SIGSTOP, guests=guests)
+        deadline = time.monotonic() + FREEZE_SECONDS
+        while not all(map(_is_stopped, stopping)):
+            if time.monotonic() >= deadline:
+                raise ServiceError(f"{self.name} does not freeze")
+            time.sleep(0.005)
 
     def thaw(self) -> None:
         """Undoes :meth:`freeze`."""
@@ -332,10 +339,23 @@ class LibvirtHost:
                         found.append(pid)
         return found
 
-    def _signal_all(self, number: signal.Signals, *, guests: bool) -> None:
-        for name in ("libvirtd", "qemu-system") if guests else ("libvirtd",):
-            for pid in self._processes(name):
-                os.kill(pid, number)
+    def _signal_all(self, number: signal.Signals, *, guests: bool) -> list[int]:
+        """Sends it to libvirtd, and to the guests; returns to whom."""
+        names = ("libvirtd", "qemu-system") if guests else ("libvirtd",)
+        found = [pid for name in names for pid in self._processes(name)]
+        for pid in found:
+            os.kill(pid, number)
+        return found
+
+
+def _is_stopped(pid: int) -> bool:
+    """Every thread of it; a process that is gone counts."""
+    with contextlib.suppress(OSError):
+        return all(
+            (task / "stat").read_text().rpartition(")")[2].split()[0] in "TZX"
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        )
+    return True
 
 
 def _children(pid: int) -> list[int]:

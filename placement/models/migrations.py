@@ -32,6 +32,9 @@ class VmMigration(models.Model):
     maintenance = models.ForeignKey(
         Maintenance, null=True, blank=True, on_delete=models.SET_NULL, related_name="migrations"
     )
+    continues = models.BooleanField(
+        default=False, help_text="Its operation goes on once it has arrived: the move is part of something larger."
+    )
     mode = models.CharField(max_length=16, choices=Mode)
     phase = models.CharField(max_length=16, choices=Phase, default=Phase.PREPARING)
     options = models.JSONField(default=dict, help_text="Bandwidth, longest pause, time-out, converge, post-copy, copy.")

@@ -19,7 +19,7 @@ def vm_text(vm: VmFacts) -> str:
 def vm_of(text: str) -> VmFacts:
     values = json.loads(text)
     if values["scaling"] is not None:
-        values["scaling"] = ScalingFacts(**values["scaling"])
+        values["scaling"] = ScalingFacts.from_json(values["scaling"])
     values["power_state"] = PowerState(values["power_state"])
     values["networks"] = tuple(values["networks"])
     values["disks"] = tuple(DiskFacts(**{**disk, "kind": DiskKind(disk["kind"])}) for disk in values["disks"])
