@@ -140,3 +140,8 @@ def claims_add_up() -> None:
         claims = list(row.claims.all())
         assert row.vcpu_claimed == sum(one.vcpus for one in claims)
         assert row.memory_claimed_mib == sum(one.memory_mib for one in claims)
+
+
+def steps(operation: Operation) -> list[str]:
+    """The state of each of its steps."""
+    return [step["status"] for step in operation.steps]

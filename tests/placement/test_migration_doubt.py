@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from cloudops.core import crypto
 from cloudops.core.errors import TransitionConflict, Unavailable
 from cloudops.core.models import Event, Operation, RuntimeSettings
-from cloudops.hypervisors import registry, simulated
+from cloudops.hypervisors import simulated
 from cloudops.hypervisors.port import InvalidState, MigrationFailed, PowerState
 from cloudops.inventory import hosts, sync
 from cloudops.inventory.models import Host, Vm
@@ -24,19 +23,6 @@ from placement.models import VmMigration
 from tests.placement.moving import BY, Killed, Moving, claims_add_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Moving]:
-    """Two hosts, and a queue that nobody serves: the test is the worker."""
-    monkeypatch.setattr(vm_migrations, "enqueue", lambda *_, **__: True)
-    world = Moving(now=datetime(2030, 1, 15, 12, 0, tzinfo=UTC))
-    simulated.set_clock(lambda: world.now.timestamp())
-    world.add_host(1)
-    world.add_host(2)
-    yield world
-    simulated.set_clock(None)
-    registry.close_all()
 
 
 def leave_behind(world: Moving, vm: Vm, host: Host, **changes: Any) -> None:

@@ -220,3 +220,16 @@ def fleet() -> Iterator[Drains]:
             simulated.set_clock(None)
             registry.close_all()
             mirror.forget()
+
+
+def three(world: Drains, vms: int = 4, gib: int = 64) -> list[Host]:
+    """Three hosts; the first runs some VMs of 2 GiB."""
+    hosts = [world.build_host(f"kvm{number}", gib=gib) for number in range(1, 4)]
+    for number in range(vms):
+        world.build_vm(f"vm{number}", hosts[0])
+    world.ready()
+    return hosts
+
+
+def hold(host: Host) -> str:
+    return str(HostCapacity.objects.get(pk=host.pk).hold)

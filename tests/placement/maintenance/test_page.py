@@ -11,8 +11,7 @@ from cloudops.inventory.models import Vm
 from placement import maintenance
 from placement.maintenance import Choice, VmChoice
 from placement.models import Maintenance
-from tests.placement.maintenance.draining import Drains
-from tests.placement.maintenance.test_drain import three
+from tests.placement.maintenance.draining import Drains, three
 from tests.placement.moving import BY
 
 pytestmark = pytest.mark.django_db(transaction=True)
