@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -21,9 +21,18 @@ NAMES_SHOWN: Final = 5
 
 
 def change(
-    entry: Entry, changes: dict[str, Any], *, fields: Sequence[str], kind: str, topic: str, by: Actor, now: datetime
+    entry: Entry,
+    changes: dict[str, Any],
+    *,
+    fields: Sequence[str],
+    kind: str,
+    topic: str,
+    then: Callable[[Entry, dict[str, Any]], None] | None = None,
+    by: Actor,
+    now: datetime,
 ) -> Entry:
-    """Sets some of ``fields`` and :data:`TAG_FIELDS` (names), with an event of ``kind`` if anything differs.
+    """Sets some of ``fields`` and :data:`TAG_FIELDS` (names), with an event of ``kind`` if anything differs; ``then``
+    hears of it in the same transaction.
 
     VMs stay as they are. Raises ``Invalid``.
     """
@@ -37,6 +46,8 @@ def change(
             row.save(update_fields=list(changed))
         changed |= tags.put_on(row, wanted)
         if changed:
+            if then is not None:
+                then(row, changed)
             events.record(kind, by=by, now=now, subject=row, data={"changed": changed})
             live.publish(topic)
     return row

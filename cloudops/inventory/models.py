@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import Q
 
 from cloudops.accounts.models import Project
 from cloudops.hypervisors.port import Kind, PowerState
+from cloudops.inventory import offering_rules
 
 validate_tag = RegexValidator(
     r"^[a-z0-9][a-z0-9._-]{0,62}$", "Use lower-case letters, digits, dots, hyphens and underscores."
@@ -292,6 +294,15 @@ class Offering(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        if problems := offering_rules.problems(self):
+            raise ValidationError(dict(problems))
+
+    @property
+    def words(self) -> offering_rules.Words:
+        """Its sizes for people."""
+        return offering_rules.words({name: getattr(self, name) for name in offering_rules.SIZE_FIELDS})
 
 
 class OfferingVersion(models.Model):

@@ -62,12 +62,13 @@ def assign(vms: Iterable[Vm], *, project: Project | None, by: Actor, now: dateti
 
 
 def set_offering(vm: Vm, *, offering: Offering | None, by: Actor, now: datetime) -> None:
-    """Notes which offering a VM is said to be; its size is not changed by this."""
+    """Notes which offering, in its present version, a VM is said to be; its size is not changed by this."""
     with transaction.atomic():
         row = Vm.objects.select_for_update(of=("self",)).select_related("offering").get(pk=vm.pk)
         was, row.offering = row.offering, offering
         if was != offering:
-            row.save(update_fields=["offering"])
+            row.offering_version = offering.version if offering is not None else None
+            row.save(update_fields=["offering", "offering_version"])
             events.record(
                 "vm.offering_set", by=by, now=now, subject=row, from_state=_name(was), to_state=_name(offering)
             )
