@@ -25,6 +25,8 @@ from placement import mirror
 ROOT = Path(__file__).resolve().parent.parent
 REAL_MARKERS = {"real", "e2e", "fault"}
 STRICT = os.environ.get("CI") == "true" or os.environ.get("CLOUDOPS_STRICT") == "1"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+"""pytest-xdist's name of this process, when several run tests side by side."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -128,8 +130,12 @@ def _session_service_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def redis_url(_session_service_dir: Path) -> Iterator[str]:
-    """URL of a private Redis that lives as long as the run. Tests that stop or freeze one start their own."""
-    if url := os.environ.get("CLOUDOPS_TEST_REDIS_URL"):
+    """URL of a private Redis that lives as long as the run. Tests that stop or freeze one start their own.
+
+    Tests that run side by side have one each: installations that share a Redis are one installation.
+    """
+    url = os.environ.get("CLOUDOPS_TEST_REDIS_URL")
+    if url and WORKER is None:
         yield url
         return
     with PrivateRedis(_session_service_dir / "redis") as server:

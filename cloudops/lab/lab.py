@@ -22,6 +22,7 @@ TCP_PORT = 16509
 BACK_SECONDS = 30.0
 BOOT_SECONDS = 110.0
 MOST_HOSTS = 4
+UNLIMITED_MIB_PER_SECOND = 10_240
 
 
 def host_names(count: int) -> tuple[str, ...]:
@@ -149,6 +150,11 @@ class Lab:
         host = self.host(self.where(guest))
         terminal = Path(host.virsh("ttyconsole", guest))
         return serial_line.life(terminal, host.serial_log(guest))
+
+    def hurry(self, guest: str, *, on: str) -> None:
+        """From now on a migration of this guest away from ``on`` goes as fast as it can, if there is one
+        (virDomainMigrateSetMaxSpeed)."""
+        self._ask(on).virsh_quietly("migrate-setspeed", guest, str(UNLIMITED_MIB_PER_SECOND))
 
     # -- faults
 

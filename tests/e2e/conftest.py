@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from cloudops.lab.libvirtd import LibvirtHost
+from tests.conftest import WORKER
 from tests.e2e.api import Api
 from tests.e2e.browser import Person, launch_options
 from tests.e2e.product import Product
@@ -22,7 +23,7 @@ __all__ = ["lab_of_three", "real_host", "three_hosts"]
 def e2e_database(postgres_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of a fresh PostgreSQL database."""
     server, _, _ = postgres_url.rpartition("/")
-    name = "e2e_" + request.module.__name__.rpartition(".")[2]
+    name = f"e2e_{request.module.__name__.rpartition('.')[2]}_{WORKER or 'alone'}"
 
     def drop() -> None:
         with psycopg.connect(f"{server}/postgres", autocommit=True, connect_timeout=10) as admin:

@@ -98,13 +98,21 @@ class Fleet:
         return found
 
 
-def register(lab: Lab, product: Product, inside: Inside, rooms: Mapping[str, tuple[str, int]]) -> Fleet:
-    """Makes CloudOps know the lab. ``rooms``: cluster and memory for guests, by host."""
+def register(
+    lab: Lab,
+    product: Product,
+    inside: Inside,
+    rooms: Mapping[str, tuple[str, int]],
+    *,
+    timeout_seconds: int = 10,
+) -> Fleet:
+    """Makes CloudOps know the lab. ``rooms``: cluster and memory for guests, by host. ``timeout_seconds``: the hosts'
+    own, for every call."""
     hosts = [
         {"uri": lab.uri(name), "cluster": cluster, "cpu_threads": THREADS, "memory_mib": RESERVE_MIB + memory_mib}
         for name, (cluster, memory_mib) in rooms.items()
     ]
-    known = inside.seed(hosts=hosts)
+    known = inside.seed(hosts=hosts, timeout_seconds=timeout_seconds)
     fleet = Fleet(lab, product, inside, known["hosts"], known["vms"], known["tokens"])
     fleet.wait_books()
     return fleet

@@ -1,6 +1,7 @@
 """Inside an installation: domain verbs called by a test, which is another process. One JSON line each way.
 
-``Inside`` is the test's end; run as a program this module is the other one, with Django set up once.
+``Inside`` is the test's end; run as a program this module is the other one, with Django set up once. Other modules
+serve verbs of their own with :func:`serve`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 class Inside:
     """``Inside(env).job(job_id)``: any function of :class:`Verbs` with JSON values; its failure is the test's."""
 
-    def __init__(self, env: dict[str, str]) -> None:
+    def __init__(self, env: dict[str, str], module: str = "tests.e2e.inside") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.e2e.inside"],
+            [sys.executable, "-W", "ignore", "-m", module],
             cwd=ROOT,
             env=env,
             stdin=subprocess.PIPE,
@@ -63,7 +64,7 @@ class Inside:
 class Verbs:
     """What a test may ask. Django is set up by now."""
 
-    def seed(self, hosts: list[dict[str, Any]]) -> dict[str, Any]:
+    def seed(self, hosts: list[dict[str, Any]], timeout_seconds: int = 10) -> dict[str, Any]:
         """Registers libvirt hosts ({"uri", "cluster", "cpu_threads", "memory_mib"}), with the cast of `tests.e2e.seed`;
         {"tokens": by person, "hosts": ids by name, "vms": ids by name}."""
         from django.utils import timezone
@@ -75,7 +76,7 @@ class Verbs:
 
         tokens: dict[str, str] = {}
         for host in hosts:
-            made = seed(uri=host["uri"], kind="libvirt", cluster=host["cluster"])
+            made = seed(uri=host["uri"], kind="libvirt", cluster=host["cluster"], timeout_seconds=timeout_seconds)
             tokens = tokens or made["tokens"]
             sizes = {"cpu_threads_override": host["cpu_threads"], "memory_mib_override": host["memory_mib"]}
             domain.change_host(Host.objects.get(pk=made["host"]), **sizes, by=system("seed"), now=timezone.now())
@@ -211,12 +212,10 @@ class Verbs:
         return Actor(ActorKind.USER, user.get_username(), user.pk, "127.0.0.1")
 
 
-def main() -> None:
-    import django
+def serve(verbs: object) -> None:
+    """Answers until standard input ends. Django is set up."""
     from django.db import close_old_connections
 
-    django.setup()
-    verbs = Verbs()
     for line in sys.stdin:
         verb, values = json.loads(line)
         close_old_connections()
@@ -229,4 +228,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import django
+
+    django.setup()
+    serve(Verbs())

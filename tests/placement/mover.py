@@ -1,13 +1,8 @@
-"""One act inside an installation: `python -m tests.placement.mover ROLE JSON`; prints its answer as JSON.
-
-Roles: ``seed`` adds hosts; ``sync`` reads them and tells the VMs; ``migrate`` and ``abort``.
-"""
+"""What tests of real migrations have done inside an installation: see ``tests.e2e.inside``."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from typing import Any
 from uuid import UUID
 
@@ -25,37 +20,38 @@ from cloudops.inventory import clusters, hosts, sync  # noqa: E402
 from cloudops.inventory.models import Endpoint, Host, Vm  # noqa: E402
 from placement import vm_migrations  # noqa: E402
 from placement.models import VmMigration  # noqa: E402
+from tests.e2e.inside import serve  # noqa: E402
 
 BY = system("test")
 
 
-def seed(*, uris: list[str]) -> dict[str, Any]:
-    """One cluster for each host, so that VMs move across clusters."""
-    now = timezone.now()
-    runtime.change(by=BY, now=now, placement_memory_reserve_mib=0)
-    for number, uri in enumerate(uris):
-        cluster = clusters.create(name=f"rack-{number}", by=BY, now=now)
-        hosts.add_host(kind="libvirt", uri=uri, cluster=cluster, timeout_seconds=5, by=BY, now=now)
-    return {host.endpoint.uri: str(host.pk) for host in Host.objects.select_related("endpoint")}
+class Verbs:
+    """What a test may ask."""
 
+    def seed(self, uris: list[str]) -> dict[str, str]:
+        """One cluster for each host, so that VMs move across clusters; the hosts' ids by URI."""
+        now = timezone.now()
+        runtime.change(by=BY, now=now, placement_memory_reserve_mib=0)
+        for number, uri in enumerate(uris):
+            cluster = clusters.create(name=f"rack-{number}", by=BY, now=now)
+            hosts.add_host(kind="libvirt", uri=uri, cluster=cluster, timeout_seconds=5, by=BY, now=now)
+        return {host.endpoint.uri: str(host.pk) for host in Host.objects.select_related("endpoint")}
 
-def sync_all() -> dict[str, Any]:
-    for endpoint in Endpoint.objects.all():
-        sync.sync_endpoint(endpoint, now=timezone.now())
-    return {vm.name: str(vm.pk) for vm in Vm.objects.filter(missing_since__isnull=True)}
+    def sync(self) -> dict[str, str]:
+        """Reads all hosts; the VMs' ids by name."""
+        for endpoint in Endpoint.objects.all():
+            sync.sync_endpoint(endpoint, now=timezone.now())
+        return {vm.name: str(vm.pk) for vm in Vm.objects.filter(missing_since__isnull=True)}
 
+    def migrate(self, vm: str, to: str, **options: Any) -> str:
+        """The operation's id."""
+        said = vm_migrations.Options.of(runtime.current(), **options)
+        row, target = Vm.objects.get(pk=vm), Host.objects.get(pk=to)
+        return str(vm_migrations.migrate(row, to=target, options=said, by=BY, now=timezone.now()).pk)
 
-def migrate(*, vm: str, to: str, **options: Any) -> str:
-    said = vm_migrations.Options.of(runtime.current(), **options)
-    row, target = Vm.objects.get(pk=vm), Host.objects.get(pk=to)
-    return str(vm_migrations.migrate(row, to=target, options=said, by=BY, now=timezone.now()).pk)
-
-
-def abort(*, operation: str) -> None:
-    vm_migrations.abort(VmMigration.objects.get(pk=UUID(operation)), by=BY, now=timezone.now())
+    def abort(self, operation: str) -> None:
+        vm_migrations.abort(VmMigration.objects.get(pk=UUID(operation)), by=BY, now=timezone.now())
 
 
 if __name__ == "__main__":
-    role, parameters = sys.argv[1], json.loads(sys.argv[2])
-    roles: dict[str, Any] = {"seed": seed, "sync": sync_all, "migrate": migrate, "abort": abort}
-    print(json.dumps(roles[role](**parameters)))  # noqa: T201 - the answer to the test
+    serve(Verbs())

@@ -5,9 +5,6 @@ Each fault is put in the middle of a migration: the guest goes on, exactly once,
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +17,8 @@ from psycopg.rows import dict_row
 from cloudops.lab.domain import GuestSpec
 from cloudops.lab.lab import Lab
 from cloudops.lab.process import ServiceError
-from tests.conftest import ROOT
 from tests.e2e.conftest import e2e_database, product
+from tests.e2e.inside import Inside
 from tests.e2e.product import Product, eventually
 from tests.lab.fixtures import guest_image, lab_of_two, two_hosts
 
@@ -48,20 +45,8 @@ class Installation:
     product: Product
     database: str
     lab: Lab
+    inside: Inside
     hosts: dict[str, str]
-
-    def act(self, role: str, **parameters: Any) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "tests.placement.mover", role, json.dumps(parameters)],
-            cwd=ROOT,
-            env=self.product.env,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
-        assert done.returncode == 0, f"{role}: {done.stdout}\n{done.stderr}"
-        return json.loads(done.stdout.splitlines()[-1])
 
     def ask(self, query: str, *values: Any) -> list[dict[str, Any]]:
         with psycopg.connect(self.database, autocommit=True, row_factory=dict_row, connect_timeout=10) as database:
@@ -71,10 +56,10 @@ class Installation:
         """A guest on kvm-01 that the inventory knows; its id."""
         guest = GuestSpec(name, guest_image()) if linux else GuestSpec(name, memory_mib=64)
         self.lab.boot(guest, on="kvm-01", wait=linux)
-        return str(self.act("sync")[name])
+        return str(self.inside.sync()[name])
 
     def migrate(self, vm: str, to: str = "kvm-02", **options: Any) -> str:
-        return str(self.act("migrate", vm=vm, to=self.hosts[to], **options))
+        return str(self.inside.migrate(vm=vm, to=self.hosts[to], **options))
 
     def state(self, operation: str) -> dict[str, Any]:
         (row,) = self.ask(ENDED, operation)
@@ -89,6 +74,12 @@ class Installation:
             return row if row["progress"].get("percent", -1) > past_percent else None
 
         return eventually(look, within_seconds=40, what="memory is being copied") or {}
+
+    def taken_up(self, operation: str, *, after: str = "") -> None:
+        """Waits until another worker than ``after`` has it in hand."""
+        eventually(
+            lambda: self.state(operation)["runner"] not in {"", after}, within_seconds=60, what="a worker takes it up"
+        )
 
     def ended(self, operation: str, *, within_seconds: float = 90) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
@@ -120,11 +111,11 @@ class Installation:
 
 
 @pytest.fixture(scope="module")
-def hosts_added(product: Product, e2e_database: str, lab_of_two: Lab) -> Installation:
-    installation = Installation(product, e2e_database, lab_of_two, {})
-    by_uri = installation.act("seed", uris=[lab_of_two.uri(name) for name in lab_of_two.names])
-    installation.hosts = {name: by_uri[lab_of_two.uri(name)] for name in lab_of_two.names}
-    return installation
+def hosts_added(product: Product, e2e_database: str, lab_of_two: Lab) -> Iterator[Installation]:
+    with Inside(product.env, "tests.placement.mover") as inside:
+        by_uri = inside.seed(uris=[lab_of_two.uri(name) for name in lab_of_two.names])
+        hosts = {name: by_uri[lab_of_two.uri(name)] for name in lab_of_two.names}
+        yield Installation(product, e2e_database, lab_of_two, inside, hosts)
 
 
 @pytest.fixture
@@ -159,7 +150,7 @@ def test_abort_at_one_mib_per_second(installation: Installation) -> None:
     operation = installation.migrate(vm, bandwidth_mib_per_second=1)
     row = installation.moving(operation)
     assert "MiB left" in row["steps"][2]["detail"]
-    installation.act("abort", operation=operation)
+    installation.inside.abort(operation=operation)
     asked = time.monotonic()
     row = installation.ended(operation, within_seconds=20)
     assert (row["status"], row["error_code"]) == ("cancelled", "migration-cancelled"), row
@@ -175,6 +166,8 @@ def test_a_worker_killed_in_the_middle_is_followed_by_another(installation: Inst
     installation.product.kill("migrations")
     killed_runner = installation.state(operation)["runner"]
     installation.product.start_migrations()
+    installation.taken_up(operation, after=killed_runner)
+    installation.lab.hurry("orphan-1", on="kvm-01")
     row = installation.ended(operation)
     assert row["status"] == "succeeded", row
     assert killed_runner
@@ -192,6 +185,8 @@ def test_a_worker_stopped_in_the_middle_hands_it_on(installation: Installation) 
     assert time.monotonic() - began < 15
     assert installation.state(operation)["runner"] == ""
     installation.product.start_migrations()
+    installation.taken_up(operation)
+    installation.lab.hurry("handed-1", on="kvm-01")
     row = installation.ended(operation)
     assert (row["status"], row["progress"]["begun"]) == ("succeeded", 1), row
     installation.truth("handed-1", "kvm-02")
@@ -213,7 +208,7 @@ def test_a_libvirtd_killed_in_the_middle(installation: Installation, victim: str
         assert row["error_detail"]
     place = "kvm-02" if row["status"] == "succeeded" else "kvm-01"
     eventually(lambda: installation.runs_on(name, place), within_seconds=30, what="it runs in one place")
-    installation.act("sync")
+    installation.inside.sync()
     installation.truth(name, place)
     assert installation.lab.life(name).boot_id == before.boot_id
 
@@ -221,7 +216,7 @@ def test_a_libvirtd_killed_in_the_middle(installation: Installation, victim: str
 def test_a_guest_that_is_off_moves_too(installation: Installation) -> None:
     vm = installation.boot("off-1")
     installation.lab.host("kvm-01").virsh("destroy", "off-1")
-    installation.act("sync")
+    installation.inside.sync()
     row = installation.ended(installation.migrate(vm))
     assert row["status"] == "succeeded", row
     assert (row["host"], row["power_state"]) == ("kvm-02", "off")
@@ -240,9 +235,9 @@ def test_a_frozen_destination_ends_it_and_the_guest_goes_on(installation: Instal
     assert row["status"] == "failed", row
     assert row["error_detail"]
     installation.lab.thaw("kvm-02")
-    installation.act("sync")
+    installation.inside.sync()
     eventually(lambda: installation.runs_on("cold-1", "kvm-01"), within_seconds=30, what="it runs at its source")
-    installation.act("sync")
+    installation.inside.sync()
     installation.truth("cold-1", "kvm-01")
     assert installation.lab.life("cold-1").boot_id == before.boot_id
 
@@ -262,6 +257,7 @@ def test_cloudops_cut_off_from_both_hosts_waits_until_it_knows(installation: Ins
     kept = {(row["name"], row["kind"]) for row in installation.ask(CLAIMS, "alone-1")}
     assert kept == {("kvm-01", "vm"), ("kvm-02", "incoming")}
     installation.lab.plug("uplink")
+    installation.lab.hurry("alone-1", on="kvm-01")
     row = installation.ended(operation)
     assert row["status"] == "succeeded", row
     installation.truth("alone-1", "kvm-02")
@@ -278,6 +274,6 @@ def test_a_destination_that_loses_power_ends_it_and_the_guest_goes_on(installati
     assert row["status"] == "failed", row
     assert row["error_detail"]
     installation.lab.start_host("kvm-02")
-    installation.act("sync")
+    installation.inside.sync()
     installation.truth("lucky-1", "kvm-01")
     assert installation.lab.life("lucky-1").boot_id == before.boot_id
