@@ -12,6 +12,7 @@ class ConsolesConfig(AppConfig):
 
         metrics.register()
         accounts.rights_changed.connect(changes.on_rights_changed)
+        accounts.project_use.connect(changes.on_project_use)
         inventory.vm_access_changed.connect(changes.on_vm_access_changed)
         inventory.vm_stopped.connect(changes.on_vm_stopped)
         inventory.vm_moved.connect(changes.on_vm_moved)

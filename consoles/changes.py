@@ -160,6 +160,11 @@ def on_vm_console_load(*, vm_ids: list[UUID], now: datetime, **_: Any) -> dict[U
     return {vm_id: usage.in_use for vm_id, usage in limits.usage_by_vm(vm_ids, now=now).items() if usage.in_use}
 
 
+def on_project_use(*, project_ids: list[UUID], now: datetime, **_: Any) -> dict[UUID, dict[str, int]]:
+    """Consoles in use, by project."""
+    return {pk: {"consoles": count} for pk, count in limits.in_use_by_project(project_ids, now=now).items()}
+
+
 def on_host_use(*, host_ids: list[UUID], now: datetime, **_: Any) -> dict[str, int]:
     """How many consoles are open on hosts that somebody wants to remove."""
     return {"consoles": ConsoleSession.objects.current(now).filter(host_id__in=host_ids).count()}

@@ -9,7 +9,7 @@ from consoles.reasons import Refused
 
 
 class ConsoleLimit(Conflict):
-    """All slots of a host, a VM or a user are taken; ``numbers`` say which and what may be done about it."""
+    """All slots of a host, a VM, a user or a project are taken; ``numbers`` say which and what may be done about it."""
 
     code = "console-limit"
     title = "All console slots are taken."
@@ -42,7 +42,7 @@ class ConsoleLimit(Conflict):
 
 
 def _limit_words(scope: str, name: str, limit: int, in_use: int, foreign: int) -> str:
-    whose = {"host": f"host {name}", "vm": f"VM {name}"}.get(scope, "your account")
+    whose = {"host": f"host {name}", "vm": f"VM {name}", "project": f"project {name}"}.get(scope, "your account")
     words = f"{in_use} of {limit} console slots of {whose} are taken"
     return f"{words}, {foreign} of them by connections from outside CloudOps." if foreign else f"{words}."
 
@@ -123,7 +123,7 @@ class NotTaking(TurnedAway):
 class ReleaseNotAllowed(Forbidden):
     code = "release-not-allowed"
     title = "You may not ask for this console."
-    remedy = "Only people who may open a console on the same host can ask for one of its slots."
+    remedy = "Only people who may open a console on the same host or in the same project can ask for one of its slots."
 
 
 class ReleaseOwn(Conflict):

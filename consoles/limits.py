@@ -1,8 +1,9 @@
-"""Slots: how many consoles a host, a VM and a user may have, how many they have, and the race-free taking of one.
+"""Slots: how many consoles a host, a VM, a user and a project may have, how many they have, and the race-free taking.
 
 A slot has no row of its own: a session holds it as long as ``SessionQuerySet.holding_slots`` says so. Taking one locks
-host, VM and user, always in this order, counts, and lets the caller write the session in the same transaction. On
-PostgreSQL these are row locks that do not disturb foreign keys; SQLite's transactions are immediate and serial.
+host, VM, user and the VM's project if that has a quota, always in this order, counts, and lets the caller write the
+session in the same transaction. On PostgreSQL these are row locks that do not disturb foreign keys; SQLite's
+transactions are immediate and serial.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from uuid import UUID
 
 from django.db.models import Count, Q, QuerySet
 
-from cloudops.accounts.models import User
+from cloudops.accounts.models import Project, User
 from cloudops.core import capacity, runtime
 from cloudops.core.models import RuntimeSettings
 from cloudops.inventory.models import Host, Vm
-from consoles.models import ATTACHED, ConsoleSession, ForeignConnection, Status
+from consoles.models import ATTACHED, ConsoleSession, ForeignConnection, SessionQuerySet, Status
 
 FOREIGN_INTERVALS: Final = 3
 """A foreign connection counts until it was not confirmed for this many cleanup intervals."""
@@ -27,7 +28,8 @@ FOREIGN_INTERVALS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Slots of one host, VM or user. ``active`` are consoles that are open or opening; ``idle`` are part of them."""
+    """Slots of a host, VM, user or project. ``active`` are consoles that are open or opening; ``idle`` are part of
+    them."""
 
     scope: str
     limit: int
@@ -88,6 +90,17 @@ def usage_of_user(user: User, *, now: datetime, idle_seconds: float | None = Non
     settings = runtime.current()
     rows = _sessions("user_id", {"user_id": user.pk}, now, _idle_after(settings, idle_seconds))
     return Usage("user", settings.console_user_limit, *rows.get(user.pk, NONE))
+
+
+def in_use_by_project(project_ids: Iterable[UUID], *, now: datetime) -> dict[UUID, int]:
+    """What counts against the quotas of many projects, in one query; those without a console are left out. Foreign
+    connections are nobody's."""
+    rows = _in_projects(project_ids, now).order_by().values_list("vm__project_id")
+    return dict(rows.annotate(count=Count("pk")))
+
+
+def _in_projects(project_ids: Iterable[UUID], now: datetime) -> SessionQuerySet:
+    return ConsoleSession.objects.holding_slots(now).filter(vm__project_id__in=list(project_ids))
 
 
 def usage_now(host: Host, settings: RuntimeSettings, *, now: datetime) -> Usage:
@@ -171,12 +184,13 @@ def _sessions(key: str, only: dict[str, Any], now: datetime, idle_after: float) 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Locked rows and what the three scopes had in use before the caller adds a session (or puts one back)."""
+    """Locked rows and what each scope had in use before the caller adds a session (or puts one back): host, VM, user,
+    and the VM's project if that has a quota. ``vm`` has its project joined."""
 
     host: Host
     vm: Vm
     settings: RuntimeSettings
-    usages: tuple[Usage, Usage, Usage]
+    usages: tuple[Usage, ...]
 
     @property
     def full(self) -> Usage | None:
@@ -185,13 +199,14 @@ class Taken:
 
 
 def take(*, host_id: UUID, vm_id: UUID, user_id: int, now: datetime, besides: ConsoleSession | None = None) -> Taken:
-    """Locks host, VM and user until the transaction ends, and counts their slots (``besides`` left out).
+    """Locks host, VM, user and a project with a quota until the transaction ends, and counts their slots (``besides``
+    left out).
 
     The caller looks at ``full``, then writes its session in the same transaction: nobody else can take a slot between.
     Raises ``DoesNotExist`` when one of them is gone.
     """
     host = Host.objects.select_for_update(no_key=True).get(pk=host_id)
-    vm = Vm.objects.select_for_update(no_key=True).get(pk=vm_id)
+    vm = Vm.objects.select_for_update(no_key=True, of=("self",)).select_related("project").get(pk=vm_id)
     User.objects.select_for_update(no_key=True).only("pk").get(pk=user_id)
     settings = runtime.current()
     scopes = {"host": Q(host_id=host_id), "vm": Q(vm_id=vm_id), "user": Q(user_id=user_id)}
@@ -205,7 +220,22 @@ def take(*, host_id: UUID, vm_id: UUID, user_id: int, now: datetime, besides: Co
         Usage(scope, limits[scope], counts[f"{scope}_active"], 0, counts[f"{scope}_pending"], foreign.get(scope, 0))
         for scope in scopes
     ]
-    return Taken(host, vm, settings, (usages[0], usages[1], usages[2]))
+    return Taken(host, vm, settings, (*usages, *_of_project(vm, now, besides)))
+
+
+def _of_project(vm: Vm, now: datetime, besides: ConsoleSession | None) -> list[Usage]:
+    """The VM's project's slots, its row locked; nothing without a quota. The quota is read again under the lock."""
+    if vm.project is None or vm.project.quota_consoles is None:
+        return []
+    project = Project.objects.select_for_update(no_key=True).get(pk=vm.project.pk)
+    if project.quota_consoles is None:
+        return []
+    holders = _in_projects([project.pk], now)
+    if besides is not None:
+        holders = holders.exclude(pk=besides.pk)
+    pending = Q(status=Status.PENDING)
+    counts = holders.aggregate(active=Count("pk", filter=~pending), pending=Count("pk", filter=pending))
+    return [Usage("project", project.quota_consoles, counts["active"], 0, counts["pending"])]
 
 
 def _count(scopes: dict[str, Q], now: datetime, besides: ConsoleSession | None) -> dict[str, int]:

@@ -26,10 +26,10 @@ def limit_refusal(full: Usage, taken: Taken, *, user: User, now: datetime) -> Co
     holders = _holders(full.scope, taken.host, taken.vm, user, now)
     sessions = list(holders.select_related("vm", "user", "process"))
     metrics.CONSOLES_REFUSED.labels(scope=full.scope).inc()
-    names = {"host": taken.host.name, "vm": taken.vm.name, "user": user.get_username()}
+    names = {"host": taken.host.name, "vm": taken.vm.name, "user": user.get_username(), "project": taken.vm.project}
     return ConsoleLimit(
         scope=full.scope,
-        scope_name=names[full.scope],
+        scope_name=str(names[full.scope]),
         limit=full.limit,
         in_use=full.in_use,
         foreign=full.foreign,
@@ -40,9 +40,13 @@ def limit_refusal(full: Usage, taken: Taken, *, user: User, now: datetime) -> Co
 
 def _holders(scope: str, host: Host, vm: Vm, user: User, now: datetime) -> SessionQuerySet:
     holders = ConsoleSession.objects.holding_slots(now)
-    if scope == "host":
-        return holders.filter(host_id=host.pk)
-    return holders.filter(vm_id=vm.pk) if scope == "vm" else holders.filter(user_id=user.pk)
+    of: dict[str, dict[str, Any]] = {
+        "host": {"host_id": host.pk},
+        "vm": {"vm_id": vm.pk},
+        "user": {"user_id": user.pk},
+        "project": {"vm__project_id": vm.project_id},
+    }
+    return holders.filter(**of[scope])
 
 
 def _candidates(sessions: list[ConsoleSession], user: User, now: datetime) -> list[dict[str, Any]]:

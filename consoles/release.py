@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from cloudops.accounts import rights
 from cloudops.accounts.models import Membership, User
@@ -32,9 +32,9 @@ STRANGER: Final = "Another user"
 def ask(*, session: ConsoleSession, user: User, message: str = "", by: Actor, now: datetime) -> ReleaseRequest:
     """Asks the holder of ``session`` for its slot.
 
-    Allowed to whoever could be refused because of it: those who may open a console on some VM of its host, and people
-    who manage consoles. Raises :class:`ReleaseNotAllowed`, :class:`ReleaseOwn`, :class:`ReleaseAlreadyAsked`,
-    :class:`ReleaseTooOften`, :class:`SessionEnded`, :class:`Invalid`.
+    Allowed to whoever could be refused because of it: those who may open a console on some VM of its host or of its
+    project, and people who manage consoles. Raises :class:`ReleaseNotAllowed`, :class:`ReleaseOwn`,
+    :class:`ReleaseAlreadyAsked`, :class:`ReleaseTooOften`, :class:`SessionEnded`, :class:`Invalid`.
     """
     _demand_asker(session, user)
     held = ConsoleSession.objects.holding_slots(now).select_related("vm", "user").filter(pk=session.pk).first()
@@ -111,7 +111,10 @@ def _demand_asker(session: ConsoleSession, user: User) -> None:
         raise ReleaseOwn
     if rights.has(user, Right.CONSOLES_MANAGE):
         return
-    if not access.visible_vms(user, VmRight.CONSOLE).filter(host_id=session.host_id).exists():
+    near = Q(host_id=session.host_id)
+    if session.vm.project_id is not None:
+        near |= Q(project_id=session.vm.project_id)
+    if not access.visible_vms(user, VmRight.CONSOLE).filter(near).exists():
         raise ReleaseNotAllowed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django.db.models import Q, QuerySet
 from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_view
@@ -10,9 +11,10 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cloudops.accounts import people, tokens
+from cloudops.accounts import people, quotas, tokens
 from cloudops.accounts.models import ApiToken, Membership, Project, Role, User
 from cloudops.accounts.permissions import demand_own_scopes
+from cloudops.accounts.quotas import QuotaUse
 from cloudops.accounts.serializers import (
     MeChange,
     MembershipChange,
@@ -143,15 +145,27 @@ class ProjectViewSet(Lists, Retrieves, ApiViewSet):
     filterset_class = ProjectFilters
     ordering = ("name",)
     rights = {"create": "users.manage", "partial_update": "users.manage", "destroy": "users.manage"}
+    _uses: dict[UUID, list[QuotaUse]] | None = None
 
     def get_queryset(self) -> QuerySet[Project]:
         return Project.objects.all() if self.me.sees_fleet else Project.objects.filter(members=self.me)
+
+    def prepare(self, rows: list[Any]) -> None:
+        self._uses = quotas.use_of(rows, now=self.now)
+
+    def use_of(self, project: Project) -> list[QuotaUse]:
+        """What the project uses of its quotas; a page's projects are counted together."""
+        return (self._uses or quotas.use_of([project], now=self.now))[project.pk]
 
     @extend_schema(summary="Create a project", request=ProjectBody, responses={201: ProjectSerializer})
     def create(self, request: Request) -> Response:
         return self.shown(people.create_project(**self.body(ProjectBody), by=self.by, now=self.now), status=201)
 
-    @extend_schema(summary="Change a project", request=ProjectBody)
+    @extend_schema(
+        summary="Change a project",
+        description="A quota that is lower than what is in use takes nothing away; it allows no more. Null: no quota.",
+        request=ProjectBody,
+    )
     def partial_update(self, request: Request, pk: str) -> Response:
         changes = self.body(ProjectBody, partial=True)
         return self.shown(people.change_project(self.get_object(), by=self.by, now=self.now, **changes))

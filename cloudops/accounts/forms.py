@@ -6,7 +6,7 @@ from typing import Any
 
 from django import forms
 
-from cloudops.accounts.models import Role, User
+from cloudops.accounts.models import MOST_QUOTA, Project, Role, User
 from cloudops.accounts.rights import Scope
 from cloudops.accounts.tokens import MAX_DAYS
 
@@ -79,11 +79,21 @@ class PasswordForm(forms.Form):
     )
 
 
+def _quota(name: str) -> forms.IntegerField:
+    column: Any = Project._meta.get_field(name)
+    return forms.IntegerField(
+        label=column.verbose_name, min_value=0, max_value=MOST_QUOTA, required=False, help_text=column.help_text
+    )
+
+
 class ProjectForm(forms.Form):
     """A project's own fields."""
 
     name = forms.CharField(max_length=100)
     description = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 3}))
+    quota_vcpus = _quota("quota_vcpus")
+    quota_memory_mib = _quota("quota_memory_mib")
+    quota_consoles = _quota("quota_consoles")
 
 
 class MemberForm(forms.Form):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import uuid
 
 from django.contrib.auth.models import AbstractUser
+from django.core.validators import MaxValueValidator
 from django.db import models
+
+MOST_QUOTA = 1_000_000_000
 
 
 class Role(models.TextChoices):
@@ -52,15 +55,24 @@ class Project(models.Model):
         User, through="Membership", related_name="projects"
     )
     quota_vcpus = models.PositiveIntegerField(
-        "vCPU quota", null=True, blank=True, help_text="How many vCPUs its VMs may have together. Empty: no quota."
+        "vCPU quota",
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(MOST_QUOTA)],
+        help_text="How many vCPUs its VMs may have together. Empty: no quota.",
     )
     quota_memory_mib = models.PositiveIntegerField(
-        "Memory quota", null=True, blank=True, help_text="How much memory its VMs may have together. Empty: no quota."
+        "Memory quota",
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(MOST_QUOTA)],
+        help_text="How much memory its VMs may have together. Empty: no quota.",
     )
     quota_consoles = models.PositiveIntegerField(
         "Console quota",
         null=True,
         blank=True,
+        validators=[MaxValueValidator(MOST_QUOTA)],
         help_text="How many consoles of its VMs may be open together. Empty: no quota.",
     )
     created_at = models.DateTimeField(auto_now_add=True)

@@ -22,7 +22,8 @@ from cloudops.core.models import Event
 from cloudops.core.validation import assign, demand_known, demand_valid
 
 USER_FIELDS = ("email", "first_name", "last_name", "role", "can_console")
-PROJECT_FIELDS = ("name", "description")
+QUOTA_FIELDS = ("quota_vcpus", "quota_memory_mib", "quota_consoles")
+PROJECT_FIELDS = ("name", "description", *QUOTA_FIELDS)
 MEMBERSHIP_FIELDS = ("can_console", "can_power", "can_scale")
 
 
@@ -146,9 +147,24 @@ def reactivate(user: User, *, by: Actor, now: datetime) -> None:
     user.is_active = True
 
 
-def create_project(*, name: str, description: str = "", by: Actor, now: datetime) -> Project:
-    """A new tenant. Raises ``Invalid``."""
-    project = Project(name=name.strip(), description=description)
+def create_project(
+    *,
+    name: str,
+    description: str = "",
+    quota_vcpus: int | None = None,
+    quota_memory_mib: int | None = None,
+    quota_consoles: int | None = None,
+    by: Actor,
+    now: datetime,
+) -> Project:
+    """A new tenant; a quota of None is none. Raises ``Invalid``."""
+    project = Project(
+        name=name.strip(),
+        description=description,
+        quota_vcpus=quota_vcpus,
+        quota_memory_mib=quota_memory_mib,
+        quota_consoles=quota_consoles,
+    )
     demand_valid(project)
     with transaction.atomic():
         project.save(force_insert=True)
@@ -158,7 +174,7 @@ def create_project(*, name: str, description: str = "", by: Actor, now: datetime
 
 
 def change_project(project: Project, *, by: Actor, now: datetime, **changes: Any) -> Project:
-    """Sets some of :data:`PROJECT_FIELDS`. Raises ``Invalid``."""
+    """Sets some of :data:`PROJECT_FIELDS`. A quota below what is in use takes nothing away. Raises ``Invalid``."""
     demand_known(changes, PROJECT_FIELDS)
     with transaction.atomic():
         row = Project.objects.select_for_update().get(pk=project.pk)

@@ -155,12 +155,35 @@ class UserCreate(UserChange):
         fields = ["username", "password", *UserChange.Meta.fields]
 
 
+class ProjectUse(serializers.Serializer[Any]):
+    """What a project's VMs have together."""
+
+    vcpus = serializers.IntegerField()
+    memory_mib = serializers.IntegerField()
+    consoles = serializers.IntegerField(help_text="Open or about to be, as they count against the quota.")
+
+
 class ProjectSerializer(Shown):
-    """A tenant."""
+    """A tenant, its quotas (null: none) and what is in use of them."""
+
+    use = serializers.SerializerMethodField()
 
     class Meta:
         model = Project
-        fields = ["id", "name", "description", "created_at"]
+        fields = [
+            "id",
+            "name",
+            "description",
+            "quota_vcpus",
+            "quota_memory_mib",
+            "quota_consoles",
+            "use",
+            "created_at",
+        ]
+
+    @extend_schema_field(ProjectUse)
+    def get_use(self, project: Project) -> dict[str, int]:
+        return {use.name: use.used for use in self.context["view"].use_of(project)}
 
 
 class ProjectBody(Body, serializers.ModelSerializer[Project]):
@@ -168,7 +191,7 @@ class ProjectBody(Body, serializers.ModelSerializer[Project]):
 
     class Meta:
         model = Project
-        fields = ["name", "description"]
+        fields = ["name", "description", "quota_vcpus", "quota_memory_mib", "quota_consoles"]
         extra_kwargs = {"name": {"validators": []}, "description": {"max_length": 10_000}}
 
 

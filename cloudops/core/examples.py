@@ -75,7 +75,18 @@ EXAMPLES: Final[dict[str, Example]] = {
     "post /api/v1/vms/assign/": Example({"vms": [_VM], "project": _PROJECT}, "200", {"changed": 1}),
     "post /api/v1/vms/{id}/power/": Example({"action": "shutdown"}),
     "post /api/v1/offerings/": Example(
-        {"name": "medium", "vcpus": 2, "memory_mib": 4096, "dynamic_scaling": True, "host_tags": ["ssd"]}
+        {
+            "name": "elastic",
+            "kind": "custom",
+            "vcpus": 1,
+            "max_vcpus": 2,
+            "memory_mib": 256,
+            "max_memory_mib": 512,
+            "cpu_mhz": 500,
+            "cpu_cap": True,
+            "dynamic_scaling": True,
+            "host_tags": ["ssd"],
+        }
     ),
     "post /api/v1/templates/": Example({"name": "debian-12", "host_tags": ["linux"], "soft_host_tags": ["ssd"]}),
     "post /api/v1/placements/": Example(
@@ -134,7 +145,18 @@ EXAMPLES: Final[dict[str, Example]] = {
     "patch /api/v1/settings/": Example({"console_cleanup_interval_seconds": 600, "console_retention_seconds": 3600}),
     "post /api/v1/users/": Example({"username": "alice", "email": "alice@example.org", "role": "tenant"}),
     "post /api/v1/projects/": Example(
-        {"name": "apollo"}, "201", {"id": _PROJECT, "name": "apollo", "description": "", "created_at": _AT}
+        {"name": "apollo", "quota_vcpus": 16, "quota_memory_mib": 32768},
+        "201",
+        {
+            "id": _PROJECT,
+            "name": "apollo",
+            "description": "",
+            "quota_vcpus": 16,
+            "quota_memory_mib": 32768,
+            "quota_consoles": None,
+            "use": {"vcpus": 0, "memory_mib": 0, "consoles": 0},
+            "created_at": _AT,
+        },
     ),
     "post /api/v1/memberships/": Example({"project": _PROJECT, "user": 7, "can_console": True, "can_power": False}),
     "post /api/v1/tokens/": Example(

@@ -2,6 +2,7 @@
 
 import django.contrib.auth.models
 import django.contrib.auth.validators
+import django.core.validators
 import django.db.models.deletion
 import django.utils.timezone
 import uuid
@@ -66,9 +67,9 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
                 ('name', models.CharField(max_length=100, unique=True)),
                 ('description', models.TextField(blank=True)),
-                ('quota_vcpus', models.PositiveIntegerField(blank=True, help_text='How many vCPUs its VMs may have together. Empty: no quota.', null=True, verbose_name='vCPU quota')),
-                ('quota_memory_mib', models.PositiveIntegerField(blank=True, help_text='How much memory its VMs may have together. Empty: no quota.', null=True, verbose_name='Memory quota')),
-                ('quota_consoles', models.PositiveIntegerField(blank=True, help_text='How many consoles of its VMs may be open together. Empty: no quota.', null=True, verbose_name='Console quota')),
+                ('quota_vcpus', models.PositiveIntegerField(blank=True, help_text='How many vCPUs its VMs may have together. Empty: no quota.', null=True, validators=[django.core.validators.MaxValueValidator(1000000000)], verbose_name='vCPU quota')),
+                ('quota_memory_mib', models.PositiveIntegerField(blank=True, help_text='How much memory its VMs may have together. Empty: no quota.', null=True, validators=[django.core.validators.MaxValueValidator(1000000000)], verbose_name='Memory quota')),
+                ('quota_consoles', models.PositiveIntegerField(blank=True, help_text='How many consoles of its VMs may be open together. Empty: no quota.', null=True, validators=[django.core.validators.MaxValueValidator(1000000000)], verbose_name='Console quota')),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('members', models.ManyToManyField(related_name='projects', through='accounts.Membership', to=settings.AUTH_USER_MODEL)),
             ],

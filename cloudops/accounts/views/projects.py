@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
-from cloudops.accounts import people
+from cloudops.accounts import people, quotas
 from cloudops.accounts.forms import MemberForm, MemberRightsForm, ProjectForm
 from cloudops.accounts.models import Membership, Project
 from cloudops.accounts.pages import needs
@@ -25,6 +25,9 @@ _COLUMNS = [
     ("description", lambda p: p.description),
     ("members", lambda p: p.member_count),
     ("VMs", lambda p: p.vm_count),
+    ("vCPU quota", lambda p: p.quota_vcpus),
+    ("memory quota MiB", lambda p: p.quota_memory_mib),
+    ("console quota", lambda p: p.quota_consoles),
 ]
 
 
@@ -66,24 +69,26 @@ def add_project(request: HttpRequest) -> HttpResponse:
 @require_safe
 @needs(Right.FLEET_VIEW)
 def project(request: HttpRequest, project_id: UUID) -> HttpResponse:
-    """One project: members, rights and VMs."""
+    """One project: members, rights, and what its VMs use of its quotas."""
     return _project_page(request, get_object_or_404(_counted(), pk=project_id))
 
 
 def _project_page(request: HttpRequest, project: Project, **forms: object) -> HttpResponse:
+    kept = {name: getattr(project, name) for name in people.PROJECT_FIELDS}
     context = {
         "project": project,
         "memberships": project.memberships.select_related("user"),
-        "form": forms.get("form") or ProjectForm(initial={"name": project.name, "description": project.description}),
+        "quotas": quotas.use_of([project], now=timezone.now())[project.pk],
+        "form": forms.get("form") or ProjectForm(initial=kept),
         "member_form": forms.get("member_form") or MemberForm(project_id=project.pk),
     }
-    return pages.show(request, "accounts/project.html", context, fragment="accounts/_members.html")
+    return pages.show(request, "accounts/project.html", context, fragment="accounts/_project.html")
 
 
 @require_POST
 @needs(Right.USERS_MANAGE)
 def change_project(request: HttpRequest, project_id: UUID) -> HttpResponse:
-    """A project's name and description."""
+    """A project's name, description and quotas."""
     project = get_object_or_404(_counted(), pk=project_id)
     form = ProjectForm(request.POST)
     if form.is_valid():
