@@ -265,6 +265,7 @@ SPECTACULAR_SETTINGS = {
         "RoleEnum": "cloudops.accounts.models.Role",
         "ServerRoleEnum": "cloudops.managers.models.ServerProcess.Role",
         "KindEnum": "cloudops.inventory.models.Endpoint.KINDS",
+        "OfferingKindEnum": "cloudops.inventory.models.OfferingKind",
         "OperationStatusEnum": "cloudops.core.models.Operation.Status",
         "AffinityKindEnum": "placement.models.AffinityGroup.Kind",
         "DriftKindEnum": "placement.serializers.DRIFT_KINDS",

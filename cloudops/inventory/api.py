@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema, extend_schema_view
@@ -30,6 +30,7 @@ class VmFilters(Filters):
     cluster = Uuid("host__cluster_id")
     project = Uuid("project_id")
     offering = Uuid("offering_id")
+    outdated = Flag(method="with_older", help_text="Whether its offering has a newer version than it was given.")
     template = Uuid("template_id")
     pinned = Flag(help_text="Whether CloudOps leaves it on its host.")
     assigned = Flag("project_id", "isnull", exclude=True, help_text="Whether it has a project.")
@@ -43,6 +44,11 @@ class VmFilters(Filters):
     def matching(self, rows: QuerySet[Vm], name: str, value: str) -> QuerySet[Vm]:
         """VMs whose name or reference holds ``value``."""
         return rows.filter(Q(name__icontains=value) | Q(ref__icontains=value))
+
+    def with_older(self, rows: QuerySet[Vm], name: str, value: bool) -> QuerySet[Vm]:
+        """VMs whose offering was changed since, or (False) all others."""
+        older = Q(offering_version__lt=F("offering__version"))
+        return rows.filter(older) if value else rows.exclude(older)
 
 
 @extend_schema_view(list=extend_schema(summary="List the VMs that you may see"))

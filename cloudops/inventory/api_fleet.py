@@ -13,7 +13,17 @@ from cloudops.core.errors import Unavailable
 from cloudops.core.filters import Choice, Filters, Flag, Text, Uuid
 from cloudops.core.rest import ApiViewSet, Lists, Retrieves
 from cloudops.inventory import clusters, hosts, offerings, templates
-from cloudops.inventory.models import Cluster, Connection, Endpoint, Host, Offering, Tag, Template
+from cloudops.inventory.models import (
+    Cluster,
+    Connection,
+    Endpoint,
+    Host,
+    Offering,
+    OfferingKind,
+    OfferingVersion,
+    Tag,
+    Template,
+)
 from cloudops.inventory.serializers import (
     ClusterBody,
     ClusterSerializer,
@@ -29,6 +39,7 @@ from cloudops.inventory.serializers import (
 from cloudops.inventory.serializers_offerings import (
     OfferingBody,
     OfferingSerializer,
+    OfferingVersionSerializer,
     TagSerializer,
     TemplateBody,
     TemplateSerializer,
@@ -74,6 +85,7 @@ class OfferingFilters(Filters):
 
     enabled = Flag()
     dynamic_scaling = Flag()
+    kind = Choice(choices=OfferingKind.choices)
     search = Text("name", "icontains", max_length=100, help_text="In the name.")
 
     class Meta:
@@ -89,17 +101,28 @@ class OfferingViewSet(Lists, Retrieves, ApiViewSet):
     serializer_class = OfferingSerializer
     filterset_class = OfferingFilters
     ordering = ("vcpus", "memory_mib", "name")
-    rights = {"list": "", "retrieve": "", "*": "offerings.manage"}
+    rights = {"list": "", "retrieve": "", "versions": "fleet.view", "*": "offerings.manage"}
 
     def get_queryset(self) -> QuerySet[Offering]:
         rows = Offering.objects.prefetch_related("host_tags", "soft_host_tags")
         return rows if has(self.request.user, Right.FLEET_VIEW) else rows.filter(enabled=True)
 
-    @extend_schema(summary="Create an offering", request=OfferingBody, responses={201: OfferingSerializer})
+    @extend_schema(
+        summary="Create an offering",
+        description="A `fixed` offering has one size; a `custom` one needs `max_vcpus` and `max_memory_mib` too; an "
+        "`unconstrained` one suggests a size.",
+        request=OfferingBody,
+        responses={201: OfferingSerializer},
+    )
     def create(self, request: Request) -> Response:
         return self.shown(offerings.create(**self.body(OfferingBody), by=self.by, now=self.now), status=201)
 
-    @extend_schema(summary="Change an offering", request=OfferingBody)
+    @extend_schema(
+        summary="Change an offering",
+        description="VMs keep what they were given. Its `version` counts up when VMs get anything else; one that is "
+        "no longer `custom` loses its bounds.",
+        request=OfferingBody,
+    )
     def partial_update(self, request: Request, pk: str) -> Response:
         changes = self.body(OfferingBody, partial=True)
         return self.shown(offerings.change(self.get_object(), by=self.by, now=self.now, **changes))
@@ -108,6 +131,18 @@ class OfferingViewSet(Lists, Retrieves, ApiViewSet):
     def destroy(self, request: Request, pk: str) -> Response:
         offerings.delete(self.get_object(), by=self.by, now=self.now)
         return Response(status=204)
+
+    @extend_schema(
+        summary="List an offering's versions",
+        description="What VMs got by it at any time, the newest first. `GET /api/v1/vms/?offering=…&outdated=true` "
+        "lists VMs that have an older one.",
+        responses=OfferingVersionSerializer(many=True),
+        filters=False,
+    )
+    @action(detail=True, methods=["get"], filterset_class=None, ordering=("-version",))
+    def versions(self, request: Request, pk: str) -> Response:
+        rows = OfferingVersion.objects.filter(offering=self.get_object())
+        return self.page(self.filter_queryset(rows), OfferingVersionSerializer)
 
 
 class TemplateFilters(Filters):

@@ -9,7 +9,8 @@ from django import forms
 
 from cloudops.accounts.models import Project
 from cloudops.hypervisors.port import Kind
-from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Template, Vm
+from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, OfferingKind, Template, Vm
+from cloudops.inventory.offering_rules import BOUNDS, LEAST_MEMORY_MIB, MOST_MEMORY_MIB, MOST_VCPUS
 
 
 def _help(model: type[Host] | type[Offering] | type[Cluster], name: str) -> str:
@@ -146,19 +147,52 @@ class ClusterForm(forms.Form):
 
 
 class OfferingForm(forms.Form):
-    """What a VM may be."""
+    """What a VM may be. Bounds that were typed for another kind than custom do not count."""
 
     name = forms.CharField(max_length=100)
     description = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 2}))
-    vcpus = forms.IntegerField(label="vCPUs", min_value=1, max_value=1_024, initial=1)
-    memory_mib = forms.IntegerField(label="Memory", min_value=16, max_value=16_777_216, initial=1_024)
+    kind = forms.ChoiceField(
+        choices=OfferingKind.choices,
+        initial=OfferingKind.FIXED,
+        widget=forms.RadioSelect,
+        help_text=_help(Offering, "kind"),
+    )
+    vcpus = forms.IntegerField(
+        label="vCPUs", min_value=1, max_value=MOST_VCPUS, initial=1, help_text=_help(Offering, "vcpus")
+    )
+    max_vcpus = forms.IntegerField(
+        label="Most vCPUs", min_value=1, max_value=MOST_VCPUS, required=False, help_text=_help(Offering, "max_vcpus")
+    )
+    memory_mib = forms.IntegerField(
+        label="Memory",
+        min_value=LEAST_MEMORY_MIB,
+        max_value=MOST_MEMORY_MIB,
+        initial=1_024,
+        help_text=_help(Offering, "memory_mib"),
+    )
+    max_memory_mib = forms.IntegerField(
+        label="Most memory",
+        min_value=LEAST_MEMORY_MIB,
+        max_value=MOST_MEMORY_MIB,
+        required=False,
+        help_text=_help(Offering, "max_memory_mib"),
+    )
     cpu_mhz = forms.IntegerField(
         label="CPU speed", min_value=100, max_value=10_000, required=False, help_text=_help(Offering, "cpu_mhz")
     )
+    cpu_cap = forms.BooleanField(label="Never more CPU than that", required=False, help_text=_help(Offering, "cpu_cap"))
     dynamic_scaling = forms.BooleanField(required=False, help_text=_help(Offering, "dynamic_scaling"))
     host_tags = TagsField(help_text="Only hosts that carry all of these tags will do.")
     soft_host_tags = TagsField(label="Preferred host tags", help_text="Hosts that carry these are preferred.")
     enabled = forms.BooleanField(required=False, initial=True, help_text=_help(Offering, "enabled"))
+
+    def clean(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().clean() or {}
+        if values.get("kind") not in (None, OfferingKind.CUSTOM):
+            for name in BOUNDS:
+                values[name] = None
+                self.errors.pop(name, None)
+        return values
 
 
 class TemplateForm(forms.Form):

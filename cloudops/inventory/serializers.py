@@ -274,6 +274,7 @@ class VmSerializer(Shown):
             "host",
             "project",
             "offering",
+            "offering_version",
             "template",
             "pinned",
             "power_state",

@@ -7,7 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from cloudops.core.rest import Body, Shown
-from cloudops.inventory.models import Offering, Template, validate_tag
+from cloudops.inventory.models import Offering, OfferingKind, OfferingVersion, Template, validate_tag
 
 MAX_TAGS = 50
 
@@ -47,13 +47,18 @@ class OfferingSerializer(Shown):
             "id",
             "name",
             "description",
+            "kind",
             "vcpus",
+            "max_vcpus",
             "cpu_mhz",
+            "cpu_cap",
             "memory_mib",
+            "max_memory_mib",
             "dynamic_scaling",
             "host_tags",
             "soft_host_tags",
             "enabled",
+            "version",
             "created_at",
         ]
 
@@ -69,15 +74,44 @@ class OfferingBody(Body, serializers.ModelSerializer[Offering]):
         fields = [
             "name",
             "description",
+            "kind",
             "vcpus",
+            "max_vcpus",
             "cpu_mhz",
+            "cpu_cap",
             "memory_mib",
+            "max_memory_mib",
             "dynamic_scaling",
             "host_tags",
             "soft_host_tags",
             "enabled",
         ]
         extra_kwargs = {"name": {"validators": []}, "description": {"max_length": 10_000}}
+
+
+class OfferingValuesSerializer(serializers.Serializer[Any]):
+    """What a VM got by one version of an offering."""
+
+    kind = serializers.ChoiceField(choices=OfferingKind.choices)
+    vcpus = serializers.IntegerField()
+    max_vcpus = serializers.IntegerField(allow_null=True)
+    cpu_mhz = serializers.IntegerField(allow_null=True)
+    cpu_cap = serializers.BooleanField()
+    memory_mib = serializers.IntegerField()
+    max_memory_mib = serializers.IntegerField(allow_null=True)
+    dynamic_scaling = serializers.BooleanField()
+    host_tags = serializers.ListField(child=serializers.CharField())
+    soft_host_tags = serializers.ListField(child=serializers.CharField())
+
+
+class OfferingVersionSerializer(Shown):
+    """One version of an offering; it never changes."""
+
+    values = OfferingValuesSerializer()
+
+    class Meta:
+        model = OfferingVersion
+        fields = ["version", "values", "by_name", "created_at"]
 
 
 class TemplateRef(Shown):

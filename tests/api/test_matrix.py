@@ -80,6 +80,7 @@ TABLE = [
     Row("post", "/offerings/", (401, 403, 403, 403, 201), {"name": "big", "vcpus": 8, "memory_mib": 8192}),
     Row("get", "/offerings/{offering}/", READ_ALL),
     Row("get", "/offerings/{hidden_offering}/", (401, 404, 404, 200, 200), note="disabled"),
+    Row("get", "/offerings/{offering}/versions/", FLEET),
     Row("patch", "/offerings/{offering}/", ADMIN, {"description": "x"}),
     Row("delete", "/offerings/{hidden_offering}/", (401, 403, 403, 403, 204)),
     Row("get", "/hosts/", FLEET),
