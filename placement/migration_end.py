@@ -25,14 +25,16 @@ DOWN: Final = frozenset({PowerState.OFF, PowerState.CRASHED})
 
 
 def well(hold: Hold, vm: Vm, left: str, now: datetime) -> None:
-    """The VM is on its destination. ``left``: words about what could not be tidied up at the source."""
+    """The VM is on its destination. ``left``: words about what could not be tidied up at the source. An operation of
+    which the move is only a part goes on."""
     row = hold.row
     hold.say(CLEAN, "done", left or f"Nothing is left on {row.source.name}.")
     result = {"host": str(row.target_id), "power_state": str(vm.power_state), "leftover": left}
     with transaction.atomic():
         _end_row(hold, now)
         claims.arrive(vm=vm, operation=row.operation, running=vm.power_state not in DOWN, now=now)
-        operations.succeed(row.operation, by=RUNNER, now=now, result=result)
+        if not row.continues:
+            operations.succeed(row.operation, by=RUNNER, now=now, result=result)
         if left:
             events.record("vm.migration_leftover", by=RUNNER, now=now, subject=vm, reason=left, severity="warning")
         _tell(hold, True, "", "", "", now)
@@ -90,7 +92,7 @@ def _read_source_again(hold: Hold, now: datetime) -> None:
     """What the inventory did not believe while the VM moved, such as that it was shut down, holds now."""
     source = hold.row.source
     try:
-        hold.renew_for(source)
+        hold.hold_during(source)
         sync.hand_over(source.endpoint, hold.row.vm.ref, now=now)
     except (HypervisorError, NotFound, Unavailable) as error:
         log.info("source_not_read", operation=str(hold.row.pk), error=str(error))

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
-from django.conf import settings
-from django.db.models import Q
 
-from cloudops.core import operations
+from cloudops.core import held, operations
 from cloudops.core.actors import Actor, system
-from cloudops.core.errors import TransitionConflict
+from cloudops.core.held import Held, Lost
 from cloudops.core.models import Operation
 from cloudops.hypervisors.port import Hypervisor, HypervisorError, PowerState, VmNotFound
 from cloudops.inventory import endpoints
 from cloudops.inventory.models import Host
-from cloudops.managers.processes import SKEW_SECONDS
 from placement import whereabouts
 from placement.fence import is_fenced
 from placement.models import VmMigration
@@ -27,22 +23,14 @@ from placement.vm_migrations import Options
 
 log = structlog.get_logger(__name__)
 RUNNER: Final[Actor] = system("migration")
-LEASE_SECONDS: Final = 8.0
-"""How long a runner may be silent between two calls; a hypervisor call adds that endpoint's own deadline."""
 READ_AGAIN_SECONDS: Final = 10.0
 
 
-class Lost(Exception):
-    """Another runner has the row now, or it has ended."""
-
-
-class Hold:
+class Hold(Held[VmMigration]):
     """``row`` is as of the last :meth:`load`, brought up to date by :meth:`write`."""
 
     def __init__(self, row: VmMigration, clock: Callable[[], datetime]) -> None:
-        self.row = row
-        self.me = row.runner
-        self.clock = clock
+        super().__init__(row, clock)
         self._read_at = clock()
 
     def load(self) -> None:
@@ -52,33 +40,18 @@ class Hold:
         if (now - self._read_at).total_seconds() >= READ_AGAIN_SECONDS:
             self.row, self._read_at = _load(self.row.pk, self.me), now
             return
-        mine = VmMigration.objects.filter(pk=self.row.pk, runner=self.me, ended_at__isnull=True)
-        said = mine.order_by().values_list("abort_requested_at", "abort_requested_by").first()
+        said = self.mine.values_list("abort_requested_at", "abort_requested_by").first()
         if said is None:
             raise Lost
         self.row.abort_requested_at, self.row.abort_requested_by = said
 
-    def write(self, now: datetime, **fields: Any) -> None:
-        """The only way the row changes: while it is ours. Also the heartbeat. Raises :class:`Lost`."""
-        fields = {"runner_until": now + timedelta(seconds=LEASE_SECONDS), **fields}
-        mine = VmMigration.objects.filter(pk=self.row.pk, runner=self.me, ended_at__isnull=True)
-        if mine.update(**fields) != 1:
-            raise Lost
-        for name, value in fields.items():
-            setattr(self.row, name, value)
-
-    def let_go(self, *, until: datetime) -> None:
-        """Another runner may take it up; nobody is sent for it before ``until``."""
-        self.write(until, runner="", runner_until=until)
-
-    def renew_for(self, host: Host) -> None:
-        """Holds the row for as long as a call to ``host`` may take: whoever acts still has it."""
-        now = self.clock()
-        self.write(now, runner_until=now + timedelta(seconds=LEASE_SECONDS + host.endpoint.timeout_seconds))
+    def hold_during(self, host: Host) -> None:
+        """Holds the row for as long as a call to ``host`` may take."""
+        self.renew_for(host.endpoint.timeout_seconds)
 
     def call(self, host: Host, name: str, function: Callable[[Hypervisor], Any]) -> Any:
         """:func:`endpoints.call`, with the row held for as long as it takes."""
-        self.renew_for(host)
+        self.hold_during(host)
         with whereabouts.typed():
             return endpoints.call(host.endpoint, name, function)
 
@@ -132,17 +105,11 @@ class Hold:
 
 def take(operation: Operation, clock: Callable[[], datetime]) -> Hold:
     """Takes the migration for a new runner. Raises :class:`TransitionConflict` when another has it or it has ended."""
-    now = clock()
-    me = f"{settings.SERVER_NAME[:24]}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
-    lapsed = Q(runner_until__lt=now - timedelta(seconds=SKEW_SECONDS))  # by the clock of the server that wrote it
-    free = Q(runner="") | lapsed | Q(runner_until__isnull=True)
-    rows = VmMigration.objects.filter(free, pk=operation.pk, ended_at__isnull=True)
-    if not rows.update(runner=me, runner_until=now + timedelta(seconds=LEASE_SECONDS)):
-        raise TransitionConflict("Another worker has this migration in hand, or it has ended.")
+    me = held.take(VmMigration.objects.filter(pk=operation.pk), now=clock())
     return Hold(_load(operation.pk, me), clock)
 
 
-def _load(pk: uuid.UUID, me: str) -> VmMigration:
+def _load(pk: UUID, me: str) -> VmMigration:
     rows = VmMigration.objects.select_related("operation", "vm", "maintenance", "source__endpoint", "target__endpoint")
     row = rows.filter(pk=pk, runner=me, ended_at__isnull=True).first()
     if row is None:

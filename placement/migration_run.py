@@ -17,6 +17,7 @@ from django.db import transaction
 
 from cloudops.core import events, live, operations
 from cloudops.core.errors import NotFound
+from cloudops.core.held import Lost
 from cloudops.core.models import Operation
 from cloudops.hypervisors.port import (
     HypervisorError,
@@ -37,7 +38,7 @@ from placement.migration_errors import (
     Vanished,
     WentElsewhere,
 )
-from placement.migration_hold import RUNNER, Hold, Lost
+from placement.migration_hold import RUNNER, Hold
 from placement.migration_turns import UNCLEAR, Turns
 from placement.models import VmMigration
 from placement.vm_migrations import CHECK, CLEAN, COPY, VERIFY
@@ -171,9 +172,9 @@ class _Runner:
         """A definition that something earlier left at the destination would look as if the VM had arrived: it goes
         before anything begins, and only while the source is seen to hold the VM. Why it could not."""
         row, hold = self.row, self.hold
-        hold.renew_for(row.source)
+        hold.hold_during(row.source)
         here = whereabouts.side(row.vm.ref, row.source)
-        hold.renew_for(row.target)
+        hold.hold_during(row.target)
         there = whereabouts.side(row.vm.ref, row.target)
         if here.silent is not None or there.silent is not None:
             return here.silent or there.silent
@@ -214,7 +215,7 @@ class _Runner:
             hold.write(hold.clock(), progress={**row.progress, "overdue": True})
         if row.progress.get("overdue") or row.abort_requested_at is not None:
             self._ask_to_abort()
-        sight = whereabouts.look(row.vm.ref, row.source, row.target, label=hold.label, before=hold.renew_for)
+        sight = whereabouts.look(row.vm.ref, row.source, row.target, label=hold.label, before=hold.hold_during)
         verdict = whereabouts.judge(sight, live=hold.live, was_paused=hold.was_paused)
         now = hold.clock()
         if self._seen != (verdict.place, verdict.leftover):
@@ -330,7 +331,7 @@ class _Runner:
     def _verify(self) -> bool:
         """Consoles wait for the inventory, so that is first; then the source, then the claims."""
         row, hold = self.row, self.hold
-        hold.renew_for(row.target)
+        hold.hold_during(row.target)
         try:
             with whereabouts.typed():
                 there = sync.hand_over(row.target.endpoint, row.vm.ref, now=hold.clock())
@@ -384,7 +385,7 @@ class _Runner:
         """Words about what could not be tidied up at the source, empty when nothing is left; None: it runs there!"""
         hold, source = self.hold, self.row.source
         hold.say(CLEAN, "running", f"Looks at {source.name}.")
-        hold.renew_for(source)
+        hold.hold_during(source)
         seen = whereabouts.side(self.row.vm.ref, source)
         if seen.runs:
             return None

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, Self
 from uuid import UUID
@@ -17,7 +17,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Q
 
-from cloudops.core import events, live, operations, runtime
+from cloudops.core import events, held, live, operations, runtime
 from cloudops.core.actors import Actor
 from cloudops.core.errors import Refusal
 from cloudops.core.models import Operation, RuntimeSettings
@@ -26,7 +26,6 @@ from cloudops.hypervisors.port import DiskKind, Kind, MigrationOptions, PowerSta
 from cloudops.inventory import endpoints
 from cloudops.inventory.models import Connection, Host, Vm
 from cloudops.inventory.power import HostNotUp
-from cloudops.managers.processes import SKEW_SECONDS
 from placement import decisions, requests
 from placement.errors import NoHostFits
 from placement.migration_errors import (
@@ -46,7 +45,6 @@ KIND: Final = "vm.migrate"
 TASK: Final = "placement.tasks.run_migration"
 STEPS: Final = ["Claim room", "Check", "Copy memory", "Verify", "Clean up"]
 CLAIM, CHECK, COPY, VERIFY, CLEAN = range(5)
-REQUEUE_SECONDS: Final = 10
 LOCAL_URI: Final = r"^[^:]*:///|\+unix|//([^@/]*@)?(localhost|127\.)"
 UNCLAIMED_SECONDS: Final = 30
 """After this long without a worker the operation says that none may be running."""
@@ -127,12 +125,15 @@ def migrate(
     options: Options | None = None,
     spec: Spec | None = None,
     maintenance: Maintenance | None = None,
+    operation: Operation | None = None,
     by: Actor,
     now: datetime,
 ) -> Operation:
     """Decides for a host (``to``, or the best that fits), claims room on it and starts the operation, all or nothing.
 
-    Live when the VM runs or is paused, else only its definition moves. ``spec`` replaces the VM's own wishes.
+    Live when the VM runs or is paused, else only its definition moves. ``spec`` replaces the VM's own wishes. With
+    ``operation``, the caller's in the caller's transaction, the move is its first :data:`STEPS` and it goes on once the
+    VM has arrived; ``decisions.recording`` is the caller's then.
     Raises ``OperationRunning``, ``NoHostFits`` (its decision is kept), ``HostNotUp``, :class:`VmNotMovable`,
     :class:`VmPinned`, :class:`AlreadyThere`, :class:`LocalStorage`, :class:`NothingToReach`,
     :class:`DifferentPlatforms`.
@@ -143,6 +144,8 @@ def migrate(
     wanted = spec or spec_of_move(vm, options, now=now)
     if to is not None:
         wanted = replace(wanted, only_hosts=(str(to.pk),), only_reason=f"It was asked to go to {to.name}.")
+    if operation is not None:
+        return _claim(operation, vm, mode, options, wanted, maintenance, by, now, continues=True)
     try:
         with decisions.recording():
             return _start(vm, mode, options, wanted, maintenance, by, now)
@@ -159,6 +162,21 @@ def _start(
     operation = operations.start(
         kind=KIND, title=f"Migrate {vm.name}"[:200], subject=vm, steps=STEPS, by=by, now=now, resumable=True
     )
+    return _claim(operation, vm, mode, options, wanted, maintenance, by, now, continues=False)
+
+
+def _claim(
+    operation: Operation,
+    vm: Vm,
+    mode: str,
+    options: Options,
+    wanted: Spec,
+    maintenance: Maintenance | None,
+    by: Actor,
+    now: datetime,
+    *,
+    continues: bool,
+) -> Operation:
     placed = decisions.place(
         vm,
         spec=wanted,
@@ -171,9 +189,10 @@ def _start(
     )
     target = Host.objects.select_related("endpoint").get(pk=placed.claim.host_id)
     _demand_reachable(vm.host, target)
-    operation.title = f"Migrate {vm.name} to {target.name}"[:200]
-    operation.params = {"vm": str(vm.pk), "source": str(vm.host_id), "target": str(target.pk), "mode": mode}
-    operation.save(update_fields=["title", "params"])
+    if not continues:
+        operation.title = f"Migrate {vm.name} to {target.name}"[:200]
+        operation.params = {"vm": str(vm.pk), "source": str(vm.host_id), "target": str(target.pk), "mode": mode}
+        operation.save(update_fields=["title", "params"])
     VmMigration.objects.create(
         operation=operation,
         vm=vm,
@@ -181,6 +200,7 @@ def _start(
         target=target,
         decision=placed.decision,
         maintenance=maintenance,
+        continues=continues,
         mode=mode,
         options=asdict(options) | {"power_state": str(vm.power_state)},
         created_at=now,
@@ -290,22 +310,17 @@ def running(host_ids: Sequence[UUID] | None = None) -> Running:
 def recover(*, now: datetime) -> int:
     """Queues every migration that no worker has in hand: those whose turn has come, oldest first, and those whose
     worker is gone; returns how many. The next runner looks where the VM really is before it does anything."""
-    rows = VmMigration.objects.filter(ended_at__isnull=True).order_by("created_at", "pk")
-    lapsed = Q(runner_until__lte=now - timedelta(seconds=SKEW_SECONDS))  # another server's clock wrote it
-    idle = Q(runner="", runner_until__lte=now)
-    lost = lapsed | idle | Q(runner_until__isnull=True, created_at__lt=now - timedelta(seconds=2))
+    rows = VmMigration.objects.filter(held.lost(now=now)).order_by("created_at", "pk")
     turns, count = Turns.read(), 0
-    for row in rows.filter(lost).select_related("operation", "source", "target", "maintenance"):
+    for row in rows.select_related("operation", "source", "target", "maintenance"):
         if row.phase == VmMigration.Phase.PREPARING and row.abort_requested_at is None:
             if turns.why_not_yet(row):
                 continue
             turns.count(row)
-        mine = VmMigration.objects.filter(pk=row.pk, runner=row.runner, runner_until=row.runner_until)
-        until = now + timedelta(seconds=REQUEUE_SECONDS)
-        if not mine.update(runner="", runner_until=until):
-            continue  # another worker was quicker
+        if not held.send_for(row, now=now):
+            continue
         _say_if_nobody_comes(row, now)
-        if not enqueue(TASK, str(row.pk), expires_seconds=REQUEUE_SECONDS):
+        if not enqueue(TASK, str(row.pk), expires_seconds=held.REQUEUE_SECONDS):
             break
         count += 1
     return count

@@ -13,12 +13,11 @@ from django.db.models import Q, QuerySet
 
 from cloudops.core import events, live
 from cloudops.core.actors import Actor
+from cloudops.core.held import SKEW_SECONDS as SKEW_SECONDS
 from cloudops.managers.models import ServerProcess
 
 LEASE_SECONDS: Final = 12.0
 RENEW_SECONDS: Final = 3.0
-SKEW_SECONDS: Final = 2.0
-"""By how much servers' clocks and a statement's way to the database may differ without a limit being exceeded."""
 
 
 def register(

@@ -11,6 +11,7 @@ import pytest
 
 from cloudops.core import crypto
 from cloudops.core.errors import TransitionConflict, Unavailable
+from cloudops.core.held import LEASE_SECONDS
 from cloudops.core.models import Event, Operation, RuntimeSettings
 from cloudops.hypervisors import simulated
 from cloudops.hypervisors.port import InvalidState, MigrationFailed, PowerState
@@ -18,7 +19,6 @@ from cloudops.inventory import hosts, sync
 from cloudops.inventory.models import Host, Vm
 from cloudops.managers.processes import SKEW_SECONDS
 from placement import migration_run, vm_migrations, whereabouts
-from placement.migration_hold import LEASE_SECONDS
 from placement.models import VmMigration
 from tests.placement.moving import BY, Killed, Moving, claims_add_up
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cloudops.core.errors import Conflict
+from cloudops.core.held import Lost
 from cloudops.core.models import Operation
 from cloudops.hypervisors import registry, simulated
 from cloudops.hypervisors.port import DiskFacts, DiskKind, PowerState, VmFacts
@@ -101,7 +102,7 @@ class Drains(Moving):
             while runner.advance():
                 if runner.wait_seconds:
                     return
-        except migration_hold.Lost:
+        except Lost:
             pass  # another one has it
         self.runners.pop(key, None)
 

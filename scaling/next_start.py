@@ -1,0 +1,168 @@
+"""Sizes that VMs get when they are started next: put into their definition now, and followed once they have them.
+
+A reboot from inside the guest does not apply them: the hypervisor has to start the VM anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from django.db import transaction
+
+from cloudops.core import events, live, runtime
+from cloudops.core.actors import Actor, system
+from cloudops.hypervisors.port import PowerState, ScalingFacts, Shape
+from cloudops.inventory import endpoints
+from cloudops.inventory.models import Offering, Vm
+from scaling import headroom, history, planning, quotas, resize_words, slot, subjects
+from scaling.models import VmSize
+from scaling.resize_errors import NothingWaits
+from scaling.values import Size, Wanted
+
+KIND: Final = "vm.next_size"
+SCALING: Final[Actor] = system("scaling")
+
+
+def at_next_start(vm: Vm, *, wanted: Wanted, token: str = "", by: Actor, now: datetime) -> VmSize:
+    """Puts a size into the VM's definition, with its headroom, in one bounded call; a VM that runs goes on as it is.
+
+    Raises ``PlanOutdated``, ``NotReachable``, ``QuotaExceeded``, ``OperationRunning``, ``HostNotUp`` and
+    ``HypervisorError``.
+    """
+    vm = planning.read(vm)
+    slot.demand_reported(vm)
+    subject, plan = planning.plan_now(vm, wanted, now=now)
+    planning.demand_current(token, plan)
+    planning.demand_possible(vm, plan)
+    shape = headroom.shape_for(subject, wanted.size, headroom.effective(vm, settings=runtime.current()))
+    title, step = f"Set the size of {vm.name} at its next start"[:200], "Change the VM's definition"
+    with slot.briefly(vm, kind=KIND, title=title, step=step, by=by, now=now):
+        with transaction.atomic():
+            quotas.demand(vm, wanted.size)
+            row = _wait_for(vm, wanted, shape, by, now)
+        try:
+            endpoints.call(vm.host.endpoint, "define", lambda hypervisor: hypervisor.define(vm.ref, shape))
+        except Exception:
+            _clear(row)
+            raise
+        with transaction.atomic():
+            words = f"{resize_words.size(wanted.size)} ({wanted.offering_name or 'no offering'})"
+            events.record("vm.next_size", by=by, now=now, subject=vm, reason=words)
+            live.publish("vms", f"vm:{vm.pk}")
+    return row
+
+
+def _wait_for(vm: Vm, wanted: Wanted, shape: Shape, by: Actor, now: datetime) -> VmSize:
+    row = headroom.size_row(vm, now=now)
+    row.next_size = asdict(wanted.size) | {"shape": asdict(shape), "was": list(_seen(vm))}
+    row.next_offering = Offering.objects.filter(pk=wanted.offering or None).first()
+    row.next_offering_version = wanted.offering_version
+    row.next_headroom = True
+    row.next_by_name, row.next_at = by.name[:200], now
+    row.save()
+    return row
+
+
+def forget_next(vm: Vm, *, by: Actor, now: datetime) -> None:
+    """The VM is started next as it is now; room to grow that was prepared stays in its definition.
+
+    Raises :class:`NothingWaits`, ``OperationRunning``, ``HostNotUp`` and ``HypervisorError``.
+    """
+    vm = planning.read(vm)
+    row = VmSize.objects.filter(vm=vm, next_size__isnull=False).first()
+    if row is None:
+        raise NothingWaits(f"Nothing waits for the next start of {vm.name}.")
+    slot.demand_reported(vm)
+    size = subjects.size_of(vm)
+    title = f"Start {vm.name} next with the size that it has"[:200]
+    settings = runtime.current()
+    with slot.briefly(vm, kind=KIND, title=title, step="Change the VM's definition", by=by, now=now):
+        subject = planning.subject_now(vm, now=now)
+        now_has = Size(subject.size.vcpus, subject.size.memory_mib, size.cpu_mhz, size.cpu_cap)
+        shape = headroom.shape_for(subject, now_has, headroom.effective(vm, settings=settings))
+        endpoints.call(vm.host.endpoint, "define", lambda hypervisor: hypervisor.define(vm.ref, shape))
+        with transaction.atomic():
+            _clear(row, headroom_waits=True)
+            events.record("vm.next_size_forgotten", by=by, now=now, subject=vm)
+            live.publish("vms", f"vm:{vm.pk}")
+
+
+def _clear(row: VmSize, *, headroom_waits: bool = False) -> None:
+    row.next_size, row.next_offering, row.next_offering_version = None, None, None
+    row.next_headroom = headroom_waits
+    if not headroom_waits:
+        row.next_by_name, row.next_at = "", None
+    row.save()
+
+
+def follow(*, vm_ids: Collection[UUID] | None = None, now: datetime) -> int:
+    """Looks at VMs that something waits for (None: all): those that were started with it have it now. Returns how many."""
+    rows = VmSize.objects.filter(next_at__isnull=False)
+    if vm_ids is not None:
+        rows = rows.filter(vm__in=list(vm_ids))
+    count = 0
+    for pk in rows.order_by().values_list("pk", flat=True):
+        count += _follow(pk, now)
+    return count
+
+
+def _follow(vm_id: UUID, now: datetime) -> bool:
+    with transaction.atomic():
+        row = VmSize.objects.select_for_update(of=("self",)).filter(pk=vm_id, next_at__isnull=False).first()
+        vm = Vm.objects.filter(pk=vm_id, missing_since__isnull=True).first()
+        if row is None or vm is None:
+            return False
+        if vm.power_state in {PowerState.OFF, PowerState.CRASHED}:
+            _note_off(row)
+            return False
+        if vm.power_state != PowerState.RUNNING or not _was_started_with_it(vm, row):
+            return False
+        _has_it(vm, row, now)
+    live.publish("vms", f"vm:{vm_id}")
+    history.note([vm_id], now=now)
+    return True
+
+
+def _note_off(row: VmSize) -> None:
+    if row.next_size is not None and not row.next_size.get("off"):
+        row.next_size = {**row.next_size, "off": True}
+        row.save(update_fields=["next_size"])
+
+
+def _seen(vm: Vm) -> tuple[int, int, int, int]:
+    """What tells one start of a VM from another: its size and its ceiling."""
+    return (vm.vcpus, vm.memory_mib, vm.max_vcpus or 0, vm.max_memory_mib or 0)
+
+
+def _was_started_with_it(vm: Vm, row: VmSize) -> bool:
+    if row.next_size is None:
+        lack = headroom.lacks(Vm.objects.select_related(*headroom.JOINS).get(pk=vm.pk))
+        return lack is None
+    shape: dict[str, Any] = row.next_size["shape"]
+    memory = shape["memory_mib"] + shape["virtio_mem_requested_mib"]
+    if (vm.vcpus, vm.memory_mib) != (shape["vcpus"], memory):
+        return False
+    facts = ScalingFacts.from_json(vm.scaling) if vm.scaling else None
+    if facts is not None and facts.max_vcpus != shape["max_vcpus"]:
+        return False
+    return bool(row.next_size.get("off")) or list(_seen(vm)) != row.next_size["was"]
+
+
+def _has_it(vm: Vm, row: VmSize, now: datetime) -> None:
+    if row.next_size is not None:
+        size = Size(*(row.next_size[name] for name in ("vcpus", "memory_mib", "cpu_mhz", "cpu_cap")))
+        row.vcpus, row.memory_mib, row.cpu_mhz, row.cpu_cap = size.vcpus, size.memory_mib, size.cpu_mhz, size.cpu_cap
+        row.changed_at = now
+        Vm.objects.filter(pk=vm.pk).update(offering=row.next_offering, offering_version=row.next_offering_version)
+        words = f"{resize_words.size(size)}, as {row.next_by_name} wanted"
+        events.record("vm.resized", by=SCALING, now=now, subject=vm, reason=f"Started with {words}.")
+    _clear(row)
+
+
+def on_vms_changed(*, vm_ids: list[UUID], now: datetime, **_: Any) -> None:
+    """Receiver, connected in ``apps``."""
+    follow(vm_ids=vm_ids, now=now)
