@@ -20,7 +20,7 @@ from cloudops.core.state import transition
 from cloudops.inventory.models import Host, Vm
 from cloudops.managers.processes import SKEW_SECONDS
 from consoles import limits, sessions
-from consoles.errors import ConsoleOver, RightRefused, SecretRefused
+from consoles.errors import ConsoleOver, NotTaking, RightRefused, SecretRefused
 from consoles.limits import Usage
 from consoles.models import ATTACHED, ConsoleSession, Status
 from consoles.reasons import ClosedReason
@@ -75,22 +75,27 @@ def redeem(*, secret: str, process_id: uuid.UUID, user: User | None, address: st
 
 def resume(*, resume_secret: str, process_id: uuid.UUID, user: User | None, address: str, now: datetime) -> Attached:
     """Takes a session up again: its slot is taken anew on the host where the VM is now, and its old socket, if there
-    still is one, is closed. Raises like :func:`redeem`."""
-    session = _find(resume_sha256=crypto.digest(resume_secret))
-    _demand_same_user(session, user)
-    settings = runtime.current()
-    if not _resumable(session, settings, now):
-        raise _about(ConsoleOver(), session)
-    _demand_right(session, now)
-    old = (session.process_id, session.attachment) if session.status in ATTACHED else None
-    same = Q(attachment=session.attachment)
-    try:
-        _attach(session, process_id, address, now, same, take=True, kind="console.resumed", detached_reason="")
-    except TransitionConflict as error:
-        raise _about(ConsoleOver("This console goes on in another window."), session) from error
-    if old is not None and old[0] is not None:
-        sessions.tell_relay(old[0], session, old[1], ClosedReason.TAKEN_OVER)
-    return _attached(session, resume_secret, now)
+    still is one, is closed. Raises like :func:`redeem`, and :class:`NotTaking` when another try of the same page was
+    carried out in this moment: it may come again."""
+    first: int | None = None
+    while True:
+        session = _find(resume_sha256=crypto.digest(resume_secret))
+        _demand_same_user(session, user)
+        if not _resumable(session, runtime.current(), now):
+            raise _about(ConsoleOver(), session)
+        _demand_right(session, now)
+        if first is not None and session.attachment != first:
+            raise _about(NotTaking("Another try to resume this console was quicker."), session)
+        first = session.attachment
+        old = (session.process_id, first) if session.status in ATTACHED else None
+        same = Q(attachment=first)
+        try:
+            _attach(session, process_id, address, now, same, take=True, kind="console.resumed", detached_reason="")
+        except TransitionConflict:  # a page may be here before the end of its old socket is written down: look again
+            continue
+        if old is not None and old[0] is not None:
+            sessions.tell_relay(old[0], session, old[1], ClosedReason.TAKEN_OVER)
+        return _attached(session, resume_secret, now)
 
 
 def activate(*, session: ConsoleSession, relay_address: tuple[str, int] | None, now: datetime) -> None:

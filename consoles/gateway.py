@@ -134,12 +134,9 @@ async def _carry(socket: Socket, lease: LeaseKeeper, scope: Any, receive: Any, s
             await lease.threads.run(visit, timeout_seconds=NOTE_SECONDS)
     except (UpstreamError, HypervisorError, Unavailable) as error:
         log.warning("console_display_failed", session=str(socket.session_id), vm=vm.name, error=str(error))
-        if words := await losses.elsewhere(attached):
-            socket.close(ClosedReason.VM_MOVED, words)
-        else:
-            socket.close(reason_of(error))
-    except TransitionConflict:  # ended or taken over meanwhile; the message about it is on its way
-        socket.close(ClosedReason.DISCONNECTED)
+        socket.close(*await losses.failed(attached, reason_of(error)))
+    except TransitionConflict:  # ended, let go or taken over meanwhile
+        socket.close(await losses.overtaken(attached))
     except DATABASE_TROUBLE:
         socket.close(ClosedReason.LEASE_LAPSED)
     except BaseException:
@@ -149,8 +146,10 @@ async def _carry(socket: Socket, lease: LeaseKeeper, scope: Any, receive: Any, s
     if upstream is not None:
         await serve_console(scope, receive, send, console=socket.console, upstream=upstream)
     elif (outcome := socket.console.outcome) is not None:
-        text = outcome.detail if outcome.reason is ClosedReason.VM_MOVED else outcome.reason.text
-        await refuse(scope, receive, send, outcome.reason.ws_code, text)
+        moves = outcome.reason is ClosedReason.VM_MOVED
+        text = outcome.detail if moves else outcome.reason.text
+        # With the first message the page learns how to come back, although it has seen no picture yet.
+        await refuse(scope, receive, send, outcome.reason.ws_code, text, first=socket.hello() if moves else None)
 
 
 def reason_of(error: Exception) -> ClosedReason:

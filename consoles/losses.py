@@ -1,7 +1,7 @@
 """Why a display went away: asked of the hypervisor, within a moment, while the browser still waits.
 
 A VM that moves takes its display along: the console is let go once the inventory knows the new host, and comes after
-it at once.
+it at once. Whether it moves may not be known in time; then its console does not end for good, but may come back.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cloudops.inventory.notices import ask
 from consoles.attach import Attached
 from consoles.lease import DATABASE_TROUBLE, keeper
 from consoles.reasons import ClosedReason, moving_words
+from consoles.sessions import why_gone
 
 ASK_SECONDS: Final = 1.5
 SETTLE_SECONDS: Final = 0.3
@@ -32,10 +33,12 @@ UNKNOWN_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Whereabouts:
-    """Names of hosts: where the VM is now, if elsewhere, and where it is moving to; empty when it is not."""
+    """Names of hosts: where the VM is now, if elsewhere, and where it is moving to; empty when it is not. ``known``:
+    the database could tell."""
 
     moved_to: str = ""
     moving_to: str = ""
+    known: bool = True
 
 
 async def why(attached: Attached) -> tuple[ClosedReason, str]:
@@ -56,12 +59,27 @@ async def why(attached: Attached) -> tuple[ClosedReason, str]:
         where = await _look(attached)
     if words := _words(attached, where):
         return ClosedReason.VM_MOVED, words
+    return (reason if where.known or reason.resumable else ClosedReason.GUEST_CLOSED), ""
+
+
+async def failed(attached: Attached, reason: ClosedReason) -> tuple[ClosedReason, str]:
+    """Why a display could not be had, for which its host gave ``reason``, and words if there are better ones."""
+    where = await _look(attached)
+    if words := _words(attached, where):
+        return ClosedReason.VM_MOVED, words
+    if not where.known and reason is ClosedReason.VM_STOPPED:
+        return ClosedReason.GUEST_UNREACHABLE, ""
     return reason, ""
 
 
-async def elsewhere(attached: Attached) -> str:
-    """Words about where the VM went or goes, for a display that could not be had; empty when it is where it was."""
-    return _words(attached, await _look(attached))
+async def overtaken(attached: Attached) -> ClosedReason:
+    """Why the session is not this socket's any more, although it was just opening its display."""
+    session_id = attached.session.pk
+    try:
+        found = await keeper().threads.run(lambda: why_gone([session_id]), timeout_seconds=LOOK_SECONDS)
+    except DATABASE_TROUBLE:
+        return ClosedReason.LEASE_LAPSED
+    return found[session_id]
 
 
 def _words(attached: Attached, where: _Whereabouts) -> str:
@@ -70,12 +88,12 @@ def _words(attached: Attached, where: _Whereabouts) -> str:
 
 
 async def _follow(attached: Attached, seconds: float, *, unknown: bool = False) -> _Whereabouts:
-    """Waits while the VM moves, or with ``unknown`` in any case, until it has moved or the time is over."""
+    """Waits while the VM moves or may move, or with ``unknown`` in any case, until it has moved or the time is over."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while True:
         where = await _look(attached)
-        if where.moved_to or not (where.moving_to or unknown) or loop.time() >= deadline:
+        if where.moved_to or not (where.moving_to or unknown or not where.known) or loop.time() >= deadline:
             return where
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
@@ -114,4 +132,4 @@ async def _look(attached: Attached) -> _Whereabouts:
     try:
         return await keeper().threads.run(look, timeout_seconds=LOOK_SECONDS)
     except DATABASE_TROUBLE:
-        return _Whereabouts()
+        return _Whereabouts(known=False)

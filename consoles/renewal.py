@@ -106,19 +106,8 @@ def _write(process_id: UUID, traffic: dict[UUID, Traffic]) -> None:
 
 
 def _why(lost: dict[UUID, int]) -> list[Gone]:
-    rows = ConsoleSession.objects.filter(pk__in=lost).only("status", "attachment", "closed_reason", "detached_reason")
-    found = {row.pk: row for row in rows}
-    return [Gone(pk, number, _reason(found.get(pk))) for pk, number in lost.items()]
-
-
-def _reason(session: ConsoleSession | None) -> ClosedReason:
-    if session is None:
-        return ClosedReason.DISCONNECTED
-    if session.status == Status.CLOSED:
-        return ClosedReason(session.closed_reason)
-    if session.status == Status.DETACHED:
-        return ClosedReason(session.detached_reason or ClosedReason.LINE_LOST)
-    return ClosedReason.TAKEN_OVER
+    why = sessions.why_gone(lost)
+    return [Gone(pk, number, why[pk]) for pk, number in lost.items()]
 
 
 def end_stray(session_id: UUID, attachment: int, now: datetime) -> Callable[[], bool]:

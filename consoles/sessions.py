@@ -33,6 +33,9 @@ from consoles.refusals import limit_refusal
 T = TypeVar("T")
 DEADLOCK_TRIES: Final = 4
 CLOSE_BATCH: Final = 500
+MAY_PASS: Final = frozenset({ClosedReason.HOST_LOST, ClosedReason.GUEST_UNREACHABLE, ClosedReason.GUEST_REFUSED})
+"""Why a display cannot be had for a moment, for example while its host is busy with the VMs that come to it: a console
+that comes back may try again as long as its time lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,19 +166,38 @@ def finish(
         session = _locked(session_id)
         if session is None or session.attachment != attachment or session.status not in ATTACHED:
             return False
-        if reason.resumable:
+        if _was_coming_back(session) and reason in MAY_PASS:
+            # Its tries do not make its time longer.
+            until = session.resume_until if session.resume_until and session.resume_until > now else None
+            _detach(session, reason, by, now, until=until, **fields)
+        elif reason.resumable:
             _detach(session, reason, by, now, **fields)
         else:
             _close(session, reason, by, now, **fields)
     return True
 
 
+def why_gone(session_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, ClosedReason]:
+    """For sockets that are not their sessions' any more: how the session ended, or TAKEN_OVER when another has it."""
+    ids = list(session_ids)
+    rows = ConsoleSession.objects.filter(pk__in=ids).only("status", "closed_reason", "detached_reason")
+    return dict.fromkeys(ids, ClosedReason.DISCONNECTED) | {row.pk: _end_of(row) for row in rows}
+
+
+def _end_of(session: ConsoleSession) -> ClosedReason:
+    if session.status == Status.CLOSED:
+        return ClosedReason(session.closed_reason)
+    if session.status == Status.DETACHED:
+        return ClosedReason(session.detached_reason or ClosedReason.LINE_LOST)
+    return ClosedReason.TAKEN_OVER
+
+
 def detach(*, session: ConsoleSession, reason: ClosedReason, by: Actor, now: datetime, text: str = "") -> bool:
     """Gives the slot of an open console back, but lets its page come back; ``text`` tells the page more than the
-    reason's own words. False when it was not open."""
+    reason's own words. False when it was not open, or has come back on another socket since ``session`` was read."""
     with transaction.atomic():
         fresh = _locked(session.pk)
-        if fresh is None or fresh.status not in ATTACHED:
+        if fresh is None or fresh.status not in ATTACHED or fresh.attachment != session.attachment:
             return False
         _detach(fresh, reason, by, now, text=text)
     return True
@@ -197,11 +219,23 @@ def _close(session: ConsoleSession, reason: ClosedReason, by: Actor, now: dateti
     live.publish(*topics(session))
 
 
+def _was_coming_back(session: ConsoleSession) -> bool:
+    """It was let go before, and its present socket never got to the display."""
+    return session.status == Status.CONNECTING and session.attachment > 1
+
+
 def _detach(
-    session: ConsoleSession, reason: ClosedReason, by: Actor, now: datetime, *, text: str = "", **fields: Any
+    session: ConsoleSession,
+    reason: ClosedReason,
+    by: Actor,
+    now: datetime,
+    *,
+    text: str = "",
+    until: datetime | None = None,
+    **fields: Any,
 ) -> None:
     holder = session.process_id
-    until = now + timedelta(seconds=runtime.current().console_resume_seconds)
+    until = until or now + timedelta(seconds=runtime.current().console_resume_seconds)
     fields |= {"detached_reason": reason.value, "resume_until": until}
     transition(session, to=Status.DETACHED, by=by, now=now, reason=reason.value, kind="console.detached", **fields)
     if holder is not None:

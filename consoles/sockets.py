@@ -72,21 +72,23 @@ class Socket(ConsoleHooks):
     # The relay's hooks
 
     def started(self, console: RelayedConsole) -> None:
+        console.send_control(self.hello())
+
+    def hello(self) -> dict[str, Any]:
+        """The first control message: what the page needs to know of its console."""
         settings = self.attached.settings
-        console.send_control(
-            {
-                "type": "hello",
-                "session": str(self.session_id),
-                "vm": self.attached.vm.name,
-                "host": self.attached.host.name,
-                "slot": {"in_use": self._usage.in_use, "limit": self._usage.limit},
-                "view_only": self.attached.session.view_only,
-                "resume": self.attached.resume_secret,
-                "idle_warning_seconds": settings.console_idle_warning_seconds,
-                "idle_disconnect_seconds": settings.console_idle_disconnect_seconds,
-                "max_seconds": settings.console_max_seconds or None,
-            }
-        )
+        return {
+            "type": "hello",
+            "session": str(self.session_id),
+            "vm": self.attached.vm.name,
+            "host": self.attached.host.name,
+            "slot": {"in_use": self._usage.in_use, "limit": self._usage.limit},
+            "view_only": self.attached.session.view_only,
+            "resume": self.attached.resume_secret,
+            "idle_warning_seconds": settings.console_idle_warning_seconds,
+            "idle_disconnect_seconds": settings.console_idle_disconnect_seconds,
+            "max_seconds": settings.console_max_seconds or None,
+        }
 
     def ended(self, console: RelayedConsole, outcome: Outcome) -> None:
         self._keeper.let_go(self, outcome.reason)
@@ -148,7 +150,8 @@ class Socket(ConsoleHooks):
         return quiet >= self._settings.console_idle_warning_seconds
 
     async def check_display(self) -> None:
-        """The VM's host seems lost: the console ends unless the display's machine still takes connections."""
+        """The VM's host seems lost: the console ends unless the display's machine still takes connections. A VM that
+        is leaving such a host takes its display along."""
         where = _address(self.endpoint)
         if where is None:
             return
@@ -156,7 +159,8 @@ class Socket(ConsoleHooks):
             async with asyncio.timeout(CHECK_SECONDS):
                 _, writer = await asyncio.open_connection(*where)
         except (OSError, TimeoutError):
-            self.console.close(ClosedReason.HOST_LOST)
+            reason, text = await self._why_lost(self.attached)
+            self.console.close(reason, text)
             return
         writer.close()
 

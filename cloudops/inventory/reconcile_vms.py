@@ -66,6 +66,8 @@ class _Plan:
 
     create: list[Vm] = field(default_factory=list)
     update: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+    was_on: dict[UUID, UUID] = field(default_factory=dict)
+    """The host of each VM to update, as its row was loaded."""
     vanish: list[UUID] = field(default_factory=list)
 
 
@@ -181,7 +183,7 @@ def _plan(
             if row.missing_since is not None:
                 changes["missing_since"] = None
             if changes:
-                plan.update[row.pk] = changes
+                plan.update[row.pk], plan.was_on[row.pk] = changes, row.host_id
     gone = own_refs - reported
     plan.vanish = [row.pk for ref, row in by_ref.items() if ref in gone and row.missing_since is None]
     return plan
@@ -229,6 +231,8 @@ def _write(plan: _Plan, hosts: Mapping[str, Host], *, read_at: datetime, notices
     vanished = set(plan.vanish)
     for row in rows:
         if row.pk not in vanished:
+            if row.host_id != plan.was_on[row.pk]:
+                continue  # moved in this moment: what was to be said is of where it was
             _apply(row, plan.update[row.pk], by_id, notices, outcome)
         elif row.host_id in by_id:  # else it has moved away meanwhile
             row.missing_since, row.power_state = notices.now, PowerState.UNKNOWN

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
+import json
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
 from consoles.reasons import ClosedReason
@@ -22,13 +23,18 @@ CONTROL_SUBPROTOCOL: Final = "cloudops.control.v1"
 Scope = MutableMapping[str, Any]
 
 
-async def refuse(scope: Scope, receive: Receive, send: Send, code: int, text: str) -> None:
-    """Accepts and closes at once: a browser sees the code and the text of an accepted socket only.
+async def refuse(
+    scope: Scope, receive: Receive, send: Send, code: int, text: str, *, first: Mapping[str, Any] | None = None
+) -> None:
+    """Accepts and closes at once: a browser sees the code and the text of an accepted socket only. ``first``: a control
+    message that goes before, to a page that understands those.
 
     ``websocket.connect`` must have been received. Does nothing when the browser is gone.
     """
     try:
         await send({"type": "websocket.accept", "subprotocol": _subprotocol(scope)})
+        if first is not None and CONTROL_SUBPROTOCOL in scope.get("subprotocols", ()):
+            await send({"type": "websocket.send", "text": json.dumps(first, separators=(",", ":"))})
         await send({"type": "websocket.close", "code": code, "reason": close_payload(code, text)[2:].decode()})
     except OSError:
         return

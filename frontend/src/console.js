@@ -5,6 +5,7 @@ import { el, on } from "./dom.js";
 import { COMBINATIONS, fieldChange, strokes, XK } from "./console/keysyms.js";
 import { LimitPanel } from "./console/limit.js";
 import { byOwnHand, Page } from "./console/page.js";
+import { Screen } from "./console/screen.js";
 import { Session } from "./console/session.js";
 import { typeText } from "./console/typing.js";
 import { load, save } from "./store.js";
@@ -29,7 +30,7 @@ const facts = {
 };
 
 const page = new Page(root, parts, facts);
-const session = new Session(facts, page);
+const session = new Session(facts, page, (values) => new Screen(values));
 const limit = new LimitPanel({
   parts: {
     words: parts["limit-words"], freeMine: parts["free-mine"], ask: parts.ask, wait: parts.wait, note: parts["limit-note"],

@@ -94,6 +94,10 @@ async def test_a_host_that_does_not_answer_either(world: World, monkeypatch: pyt
         assert (await page.closed(4))[0] == ClosedReason.HOST_LOST.ws_code
 
 
+def silent() -> VmFacts:
+    raise Unreachable("It does not answer.")
+
+
 async def test_a_lost_host_ends_only_what_does_not_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async with gate(world, monkeypatch) as g:
         opened = await g.open()
@@ -104,6 +108,7 @@ async def test_a_lost_host_ends_only_what_does_not_answer(world: World, monkeypa
         socket = g.lease.sockets[opened.session.pk]
         assert socket.endpoint is not None
         socket.endpoint = replace(socket.endpoint, port=1)
+        g.facts = silent
         await g.db(changes.note_hosts_lost, host_ids=[world.host.pk], now=timezone.now())
         assert (await page.closed(5))[0] == ClosedReason.HOST_LOST.ws_code
         await g.eventually(lambda: reason_of(opened) == ClosedReason.HOST_LOST, within_seconds=1)

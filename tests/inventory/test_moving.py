@@ -86,6 +86,24 @@ class TestStages:
             assert where(vm) == ("kvm1", "running", False)
         assert (Event.objects.count(), heard) == (before, {})
 
+    def test_what_its_source_says_while_its_row_moves_is_of_the_source(
+        self, vm: Vm, fakes: Fakes, clock: Clock, heard: Heard
+    ) -> None:
+        """The move ends between two steps of the same reading."""
+        source, target = vm.host, Host.objects.get(endpoint__uri=SECOND)
+
+        def arrives(**_: Any) -> None:
+            Vm.objects.filter(pk=vm.pk).update(host=target)
+
+        signals.vms_moving.connect(arrives)
+        try:
+            fakes[FIRST].vm_list = [vm_facts(1, power_state=PowerState.OFF), vm_facts(2, power_state=PowerState.OFF)]
+            sync.sync_endpoint(source.endpoint, now=clock.advance(1))
+        finally:
+            signals.vms_moving.disconnect(arrives)
+        assert where(vm) == (target.name, "running", False)
+        assert "vm_stopped" not in heard
+
     def test_what_it_says_counts_once_the_move_has_ended(
         self, vm: Vm, fakes: Fakes, clock: Clock, moving: set[UUID]
     ) -> None:

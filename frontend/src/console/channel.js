@@ -50,7 +50,7 @@ export class ConsoleChannel {
     if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
   }
 
-  close() {
-    this.#socket.close(1000);
+  close(code = 1000) {
+    this.#socket.close(code);
   }
 }

@@ -4,6 +4,8 @@ import { initLogging } from "../../node_modules/@novnc/novnc/core/util/logging.j
 import { ConsoleChannel } from "./channel.js";
 import { subprotocols } from "./control.js";
 
+const ABANDONED = 4000; // for the server as good as a lost line (RFC 6455, 7.4.2: codes for private use)
+
 initLogging("none"); // how a console ends is said on the page, in words
 
 export class Screen {
@@ -56,6 +58,12 @@ export class Screen {
     this.#asked = true;
     this.#channel.say({ type: "bye" });
     this.#channel.close();
+  }
+
+  /** Closes so that the console may be resumed: this line is of no use, another one may be. */
+  abandon() {
+    this.#asked = true;
+    this.#channel.close(ABANDONED);
   }
 
   set viewOnly(value) {

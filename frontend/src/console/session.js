@@ -3,7 +3,6 @@
 import { call } from "../api.js";
 import { backoff } from "../backoff.js";
 import { explain, failedStep, mayRetry } from "./reasons.js";
-import { Screen } from "./screen.js";
 
 const OPEN_SECONDS = 15;
 const PICTURE_SECONDS = 20;
@@ -14,6 +13,7 @@ const PING_MS = 5000;
 export class Session {
   #shows;
   #facts;
+  #makeScreen;
   #screen = null;
   #resume = null; // {secret}; in memory only
   #deadline = 0; // of resuming
@@ -22,10 +22,11 @@ export class Session {
   #pinger = null;
   #round = 0; // what belongs to an earlier try is not heard
 
-  /** `facts`: {openUrl, websocketUrl, viewOnly, target, reasons, isReload}. */
-  constructor(facts, shows) {
+  /** `facts`: {openUrl, websocketUrl, viewOnly, target, reasons, isReload}; `makeScreen`: see screen.js. */
+  constructor(facts, shows, makeScreen) {
     this.#facts = facts;
     this.#shows = shows;
+    this.#makeScreen = makeScreen;
   }
 
   get screen() {
@@ -98,15 +99,17 @@ export class Session {
     }
     const url = new URL(this.#facts.websocketUrl, location.href);
     url.protocol = url.protocol.replace("http", "ws");
+    // A try that comes to nothing in time: a console that comes back may try again, a new one gives its slot back.
+    const giveUp = () => (resuming ? screen.abandon() : screen.close());
     let pictureDue = null;
-    const screen = new Screen({
+    const screen = this.#makeScreen({
       url, kind, secret, target: this.#facts.target, viewOnly: this.#facts.viewOnly,
       hears: {
         opened: mine(() => {
           if (!resuming) this.#shows.step("server", "done");
           if (!resuming) this.#shows.step("guest", "active");
           clearTimeout(openDue);
-          pictureDue = this.#later(() => screen.close(), PICTURE_SECONDS * 1000);
+          pictureDue = this.#later(giveUp, PICTURE_SECONDS * 1000);
         }),
         control: mine((message) => this.#control(message)),
         picture: mine(() => {
@@ -121,7 +124,7 @@ export class Session {
         }),
       },
     });
-    const openDue = this.#later(() => screen.close(), OPEN_SECONDS * 1000);
+    const openDue = this.#later(giveUp, OPEN_SECONDS * 1000);
     this.#screen = screen;
   }
 
@@ -151,8 +154,9 @@ export class Session {
   #closed(end) {
     clearInterval(this.#pinger);
     const entry = explain(this.#facts.reasons, end.code, end.reason);
+    const mayResume = entry.resumable && this.#resume && !end.garbled && !end.asked;
     if (this.#deadline) this.#retry(end.asked || end.garbled ? null : entry);
-    else if (end.pictured && entry.resumable && this.#resume && !end.garbled && !end.asked) this.#startResuming(entry, end.canvas);
+    else if (mayResume && (end.pictured || entry.reason === "vm_moved")) this.#startResuming(entry, end.canvas, end.pictured);
     else if (end.pictured) this.#end(end.garbled ? garbled() : entry, end.canvas);
     else this.#neverSeen(entry, end);
   }
@@ -167,11 +171,12 @@ export class Session {
     this.#shows.failed(step, end.garbled ? garbledProblem() : end.asked ? slowProblem(step) : problemOf(entry, end.opened));
   }
 
-  #startResuming(entry, canvas) {
+  #startResuming(entry, canvas, wasLive) {
     this.#deadline = Date.now() + RESUME_SECONDS * 1000;
     this.#attempt = 0;
     this.#shows.resuming({ entry, canvas, deadline: this.#deadline });
-    this.#again(null, { atOnce: entry.reason === "vm_moved" }); // it is there already, and its host serves few at a time
+    // A console that was let go finds its VM there already; one that was opened in between waits for it.
+    this.#again(null, { atOnce: wasLive && entry.reason === "vm_moved" });
   }
 
   #retry(entry) {
