@@ -10,29 +10,39 @@ share. VMs migrate between the hosts of an endpoint, and between endpoints that 
 from cloudops.hypervisors.simulated.driver import (
     SimulatedHypervisor,
     add_migration_fault,
+    add_resize_fault,
     clear_migration_faults,
+    clear_resize_faults,
     put_host,
     put_vm,
     remove_vm,
     reset,
     set_faults,
+    set_guest,
 )
 from cloudops.hypervisors.simulated.fleet import SimulatedHost
+from cloudops.hypervisors.simulated.guests import SimulatedGuest
 from cloudops.hypervisors.simulated.jobs import MigrationFault
+from cloudops.hypervisors.simulated.resizing import ResizeFault
 from cloudops.hypervisors.simulated.state import Faults
 from cloudops.hypervisors.simulated.store import set_clock
 
 __all__ = [
     "Faults",
     "MigrationFault",
+    "ResizeFault",
+    "SimulatedGuest",
     "SimulatedHost",
     "SimulatedHypervisor",
     "add_migration_fault",
+    "add_resize_fault",
     "clear_migration_faults",
+    "clear_resize_faults",
     "put_host",
     "put_vm",
     "remove_vm",
     "reset",
     "set_clock",
     "set_faults",
+    "set_guest",
 ]

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from cloudops.hypervisors.hub import EventHub
@@ -30,8 +31,11 @@ from cloudops.hypervisors.port import (
     PowerAction,
     PowerState,
     ProbeStep,
+    ResizeStep,
     SameHost,
+    ScalingState,
     Screenshot,
+    Shape,
     TimedOut,
     Transport,
     Unreachable,
@@ -39,12 +43,14 @@ from cloudops.hypervisors.port import (
     VmNotFound,
     VmNotRunning,
 )
-from cloudops.hypervisors.simulated import jobs
+from cloudops.hypervisors.simulated import jobs, resizing
 from cloudops.hypervisors.simulated.console import open_console
 from cloudops.hypervisors.simulated.fleet import HOST_OWN_MEMORY_MIB, SimulatedHost, parse_uri
+from cloudops.hypervisors.simulated.guests import Pending, SimulatedGuest
 from cloudops.hypervisors.simulated.jobs import MigrationFault
 from cloudops.hypervisors.simulated.landscape import Landscape
 from cloudops.hypervisors.simulated.picture import picture
+from cloudops.hypervisors.simulated.resizing import ResizeFault
 from cloudops.hypervisors.simulated.state import Faults, State
 
 VERSION = "Simulated 1.0"
@@ -80,6 +86,22 @@ def add_migration_fault(uri: str, fault: MigrationFault) -> None:
 def clear_migration_faults(uri: str) -> None:
     """No migration fails any more, and those that were held up go on."""
     jobs.clear_faults(_landscape(uri).state)
+
+
+def add_resize_fault(uri: str, fault: ResizeFault) -> None:
+    """What happens to the next resizes at the endpoint; used up in the order in which they were added."""
+    resizing.add_fault(_landscape(uri).state, fault)
+
+
+def clear_resize_faults(uri: str) -> None:
+    """No resize fails any more."""
+    resizing.clear_faults(_landscape(uri).state)
+
+
+def set_guest(uri: str, vm_ref: str, guest: SimulatedGuest) -> None:
+    """How the VM's guest behaves from now on, also with what it was asked for before."""
+    state = _landscape(uri).state
+    state.set_guest(vm_ref, replace(state.guest(vm_ref) or Pending(), guest=guest))
 
 
 def put_host(uri: str, host: SimulatedHost) -> None:
@@ -211,6 +233,7 @@ class SimulatedHypervisor:
             if jobs.running(self._state, vm_ref) is not None and action is not PowerAction.STOP:
                 raise Busy(f"VM {vm.name} is being moved.")
             jobs.cancel(self._state, vm_ref, f"VM {vm.name} was stopped.")
+            resizing.follow_power(self._state, vm, result)
             self._state.set_power(vm_ref, result)
 
     def check_migration(self, vm_ref: str, target: MigrationTarget, options: MigrationOptions) -> Sequence[Objection]:
@@ -251,6 +274,18 @@ class SimulatedHypervisor:
         if vm.power_state in _ALIVE:
             raise InvalidState(f"VM {vm.name} is {vm.power_state} here; only a definition that is off is a leftover.")
         self._state.remove_vm(vm_ref)
+
+    def scaling(self, vm_ref: str) -> ScalingState:
+        self._enter()
+        return resizing.scaling(self._state, self._vm(vm_ref))
+
+    def resize(self, vm_ref: str, step: ResizeStep) -> None:
+        self._enter()
+        resizing.resize(self._state, self._vm(vm_ref), step)
+
+    def define(self, vm_ref: str, shape: Shape) -> None:
+        self._enter()
+        resizing.define(self._state, self._vm(vm_ref), shape)
 
     def subscribe(self, sink: EventSink) -> Callable[[], None]:
         if self._closed.is_set():

@@ -5,11 +5,20 @@ from __future__ import annotations
 import math
 import random
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import parse_qs, urlsplit
 
-from cloudops.hypervisors.port import DiskFacts, DiskKind, HypervisorError, PowerState, ScalingFacts, VmFacts
+from cloudops.hypervisors.port import (
+    DiskFacts,
+    DiskKind,
+    HypervisorError,
+    MemoryDevice,
+    MemoryModel,
+    PowerState,
+    ScalingFacts,
+    VmFacts,
+)
 
 NAMESPACE = uuid.UUID("6f6a1c58-6f5e-4b8f-9a53-3b7d0f7f5d10")
 ROLES = ("web", "db", "cache", "mail", "build", "app", "files", "ldap", "queue", "proxy")
@@ -123,9 +132,28 @@ def _vm(uri: FleetUri, random_: random.Random, host_ref: str, host_name: str, in
         power_state=PowerState.RUNNING if random_.random() < RUNNING_SHARE else PowerState.OFF,
         vcpus=vcpus,
         memory_mib=memory_mib,
-        scaling=ScalingFacts(max_vcpus=vcpus * 2, max_memory_mib=memory_mib * 4, memory_slots=8),
+        scaling=_headroom(index, vcpus, memory_mib),
         guest_os=random_.choice(SYSTEMS),
         max_consoles=uri.max_consoles,
         disks=(DiskFacts("vda", f"{DATASTORE}/{host_name}-{index:02}.qcow2", DiskKind.SHARED, DATASTORE, 20 * 1024),),
         networks=(NETWORK,),
     )
+
+
+def _headroom(index: int, vcpus: int, memory_mib: int) -> ScalingFacts:
+    """Of five VMs three have a virtio-mem device, one has slots for DIMMs, and one was started without headroom."""
+    facts = ScalingFacts(
+        max_vcpus=vcpus * 2,
+        max_memory_mib=memory_mib * 4,
+        memory_slots=8,
+        boot_memory_mib=memory_mib,
+        balloon_mib=memory_mib,
+        has_balloon=True,
+        dimm_limit_mib=memory_mib * 4,
+    )
+    if index % 5 == 4:
+        return facts
+    if index % 5 == 0:
+        return replace(facts, max_vcpus=vcpus, max_memory_mib=memory_mib, memory_slots=0, dimm_limit_mib=0)
+    device = MemoryDevice("ua-virtiomem0", MemoryModel.VIRTIO_MEM, memory_mib * 3, 0, 0, 2)
+    return replace(facts, memory_devices=(device,))

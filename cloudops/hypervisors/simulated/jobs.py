@@ -287,9 +287,13 @@ def _fail(store: Store, job: _Job, error: str, detail: str) -> None:
 def _complete(store: Store, job: _Job) -> None:
     source, to = State(store, job.endpoint), State(store, job.to_endpoint)
     power = source.power_state(job.vm_ref) or job.vm.power_state
+    shape, guest = source.shape(job.vm_ref), source.guest(job.vm_ref)
     _end(store, job, MigrationState.COMPLETED)
     source.remove_vm(job.vm_ref, event=job.to_endpoint != job.endpoint)
-    to.put_vm(replace(job.vm, host_ref=job.to_host, power_state=power))
+    moved = replace(job.vm, host_ref=job.to_host, power_state=power)
+    to.put_vm(moved)
+    if shape is not None or guest is not None:
+        to.change_vm(moved, shape, guest)
 
 
 def _downtime_milliseconds(vm_ref: str) -> float:

@@ -16,7 +16,7 @@ from cloudops.hypervisors.port import (
     StorageMissing,
     VmFacts,
 )
-from cloudops.hypervisors.simulated import jobs
+from cloudops.hypervisors.simulated import guests, jobs
 from cloudops.hypervisors.simulated.fleet import Fleet, FleetUri, SimulatedHost, fleet
 from cloudops.hypervisors.simulated.state import State
 from cloudops.hypervisors.simulated.store import store
@@ -57,6 +57,8 @@ class Landscape:
             found = [replace(vm, power_state=powers[vm.ref]) if vm.ref in powers else vm for vm in found]
         known = {vm.ref for vm in found}
         found += [vm for vm in jobs.incoming(state) if vm.ref not in known]
+        if asked := state.guests():
+            found = [guests.seen(vm, asked.get(vm.ref)) for vm in found]
         down = state.faults().down_hosts
         return [vm for vm in found if vm.host_ref not in down] if down else found
 
@@ -72,7 +74,7 @@ class Landscape:
         if vm is None or vm.host_ref in state.faults().down_hosts:
             return None
         power = state.power_state(vm_ref)
-        return vm if power is None else replace(vm, power_state=power)
+        return guests.seen(vm if power is None else replace(vm, power_state=power), state.guest(vm_ref))
 
     def objections(self, vm: VmFacts, host: SimulatedHost, options: MigrationOptions) -> Sequence[HypervisorError]:
         """Why the host would not take the VM."""

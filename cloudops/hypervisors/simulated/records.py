@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from functools import lru_cache
 
-from cloudops.hypervisors.port import DiskFacts, DiskKind, PowerState, ScalingFacts, VmFacts
+from cloudops.hypervisors.port import DiskFacts, DiskKind, PowerState, ScalingFacts, Shape, VmFacts
 from cloudops.hypervisors.simulated.fleet import SimulatedHost
 
 
@@ -24,6 +24,15 @@ def vm_of(text: str) -> VmFacts:
     values["networks"] = tuple(values["networks"])
     values["disks"] = tuple(DiskFacts(**{**disk, "kind": DiskKind(disk["kind"])}) for disk in values["disks"])
     return VmFacts(**values)
+
+
+def shape_text(shape: Shape) -> str:
+    """Read again by :func:`shape_read`."""
+    return json.dumps(asdict(shape))
+
+
+def shape_read(text: str) -> Shape:
+    return Shape(**json.loads(text))
 
 
 def host_text(host: SimulatedHost) -> str:

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cloudops.hypervisors.port import ConsoleConnection, EventKind, HypervisorEvent, PowerState, VmFacts
+from cloudops.hypervisors.port import ConsoleConnection, EventKind, HypervisorEvent, PowerState, Shape, VmFacts
 from cloudops.hypervisors.simulated.fleet import SimulatedHost
-from cloudops.hypervisors.simulated.records import host_of, host_text, vm_of, vm_text
+from cloudops.hypervisors.simulated.guests import Pending, pending_of
+from cloudops.hypervisors.simulated.records import host_of, host_text, shape_read, shape_text, vm_of, vm_text
 from cloudops.hypervisors.simulated.store import SHARED_POLL_SECONDS, Store
 
 
@@ -81,19 +82,49 @@ class State:
         with self.store.write():
             self.store.execute("REPLACE INTO vm_gone VALUES (?, ?)", self.endpoint, vm.ref)
             self.store.execute("REPLACE INTO vm_here VALUES (?, ?, ?)", self.endpoint, vm.ref, vm_text(vm))
-            self.store.execute("DELETE FROM vm_power WHERE endpoint = ? AND vm_ref = ?", self.endpoint, vm.ref)
+            self._forget(("vm_power", "vm_shape", "vm_guest"), vm.ref)
             self.store.note(self.endpoint, EventKind.VM_CHANGED, vm.ref, vm.power_state.value)
+
+    def change_vm(self, vm: VmFacts, shape: Shape | None, pending: Pending | None) -> None:
+        """The VM is here as it was, but of this size; what it is started as, and its guest, beside it."""
+        with self.store.write():
+            self.store.execute("REPLACE INTO vm_gone VALUES (?, ?)", self.endpoint, vm.ref)
+            self.store.execute("REPLACE INTO vm_here VALUES (?, ?, ?)", self.endpoint, vm.ref, vm_text(vm))
+            if shape is not None:
+                self.store.execute("REPLACE INTO vm_shape VALUES (?, ?, ?)", self.endpoint, vm.ref, shape_text(shape))
+            if pending is not None:
+                self.store.execute("REPLACE INTO vm_guest VALUES (?, ?, ?)", self.endpoint, vm.ref, pending.text())
+            self.store.note(self.endpoint, EventKind.VM_CHANGED, vm.ref)
+
+    def shape(self, vm_ref: str) -> Shape | None:
+        """What the VM is started as, where that was changed."""
+        rows = self.store.rows("SELECT shape FROM vm_shape WHERE endpoint = ? AND vm_ref = ?", self.endpoint, vm_ref)
+        return shape_read(rows[0][0]) if rows else None
+
+    def guests(self) -> dict[str, Pending]:
+        """Guests that are not like all others, or were asked for something."""
+        rows = self.store.rows("SELECT vm_ref, pending FROM vm_guest WHERE endpoint = ?", self.endpoint)
+        return {ref: pending_of(text) for ref, text in rows}
+
+    def guest(self, vm_ref: str) -> Pending | None:
+        """:meth:`guests` of one VM."""
+        rows = self.store.rows("SELECT pending FROM vm_guest WHERE endpoint = ? AND vm_ref = ?", self.endpoint, vm_ref)
+        return pending_of(rows[0][0]) if rows else None
+
+    def set_guest(self, vm_ref: str, pending: Pending) -> None:
+        with self.store.write():
+            self.store.execute("REPLACE INTO vm_guest VALUES (?, ?, ?)", self.endpoint, vm_ref, pending.text())
+
+    def _forget(self, tables: Sequence[str], vm_ref: str) -> None:
+        for table in tables:
+            statement = f"DELETE FROM {table} WHERE endpoint = ? AND vm_ref = ?"  # noqa: S608
+            self.store.execute(statement, self.endpoint, vm_ref)
 
     def remove_vm(self, vm_ref: str, *, event: bool = True) -> None:
         """The VM is not here any more; its consoles end."""
         with self.store.write():
             self.store.execute("REPLACE INTO vm_gone VALUES (?, ?)", self.endpoint, vm_ref)
-            for table in ("vm_here", "vm_power"):
-                self.store.execute(
-                    f"DELETE FROM {table} WHERE endpoint = ? AND vm_ref = ?",  # noqa: S608
-                    self.endpoint,
-                    vm_ref,
-                )
+            self._forget(("vm_here", "vm_power", "vm_shape", "vm_guest"), vm_ref)
             self.end_consoles(vm_ref)
             if event:
                 self.store.note(self.endpoint, EventKind.VM_REMOVED, vm_ref)
@@ -128,9 +159,10 @@ class State:
 
     def reset(self) -> None:
         """Forgets everything that changed; open consoles and migrations end."""
-        tables = ("vm_power", "vm_gone", "vm_here", "host_changed", "vm_console", "endpoint_faults")
+        tables = ("vm_power", "vm_gone", "vm_here", "vm_shape", "vm_guest", "vm_console", "host_changed")
+        faults = ("endpoint_faults", "migration_fault", "resize_fault")
         with self.store.write():
-            for table in (*tables, "migration_job", "migration_fault"):
+            for table in (*tables, *faults, "migration_job"):
                 self.store.execute(f"DELETE FROM {table} WHERE endpoint = ?", self.endpoint)  # noqa: S608
             self.store.execute("DELETE FROM migration_job WHERE to_endpoint = ?", self.endpoint)
             self.store.note(self.endpoint, EventKind.CONNECTED)

@@ -43,6 +43,16 @@ CREATE TABLE IF NOT EXISTS migration_fault (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, endpoint TEXT NOT NULL, host_ref TEXT NOT NULL, direction TEXT NOT NULL,
     share REAL, error TEXT NOT NULL, detail TEXT NOT NULL, uses INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS vm_shape (
+    endpoint TEXT NOT NULL, vm_ref TEXT NOT NULL, shape TEXT NOT NULL, PRIMARY KEY (endpoint, vm_ref)
+);
+CREATE TABLE IF NOT EXISTS vm_guest (
+    endpoint TEXT NOT NULL, vm_ref TEXT NOT NULL, pending TEXT NOT NULL, PRIMARY KEY (endpoint, vm_ref)
+);
+CREATE TABLE IF NOT EXISTS resize_fault (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, endpoint TEXT NOT NULL, vm_ref TEXT NOT NULL, kind TEXT NOT NULL,
+    error TEXT NOT NULL, detail TEXT NOT NULL, applied INTEGER NOT NULL, uses INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS endpoint_faults (endpoint TEXT PRIMARY KEY, faults TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS endpoint_change (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, endpoint TEXT NOT NULL, kind TEXT NOT NULL, vm_ref TEXT NOT NULL,
