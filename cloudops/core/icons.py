@@ -14,6 +14,7 @@ ICONS: Final[dict[str, str]] = {
     "offering": '<path d="M8 1.75 14 5 8 8.25 2 5z"/><path d="m2 8 6 3.25L14 8M2 11l6 3.25L14 11"/>',
     "placement": '<rect x="2" y="2" width="5" height="5" rx="1"/><rect x="9" y="2" width="5" height="5" rx="1"/>'
     '<rect x="2" y="9" width="5" height="5" rx="1"/><path d="M11.5 9.25v4.5M9.25 11.5h4.5"/>',
+    "scale": '<path d="M2.25 9.5v4.25H6.5M13.75 6.5V2.25H9.5M2.5 13.5l4.25-4.25M13.5 2.5 9.25 6.75"/>',
     "maintenance": '<path d="M9.8 4.2a3 3 0 0 1 3.9-2l-2 2 .4 1.7 1.7.4 2-2'
     ' M9.6 6.5 2.7 13.3M10 6.2 3.2 13a1.2 1.2 0 0 1-1.7-1.7l6.8-6.8"/>',
     "server": '<path d="M8 1.75v3M8 11.25v3M3.5 8h9"/><circle cx="8" cy="8" r="2.75"/><path d="M2 8h3M11 8h3"/>',

@@ -8,6 +8,7 @@ import { startLive } from "./live.js";
 import { startMenus } from "./menus.js";
 import { startPalette } from "./palette.js";
 import { startPrefs } from "./prefs.js";
+import { startSliders } from "./sliders.js";
 import { startTables } from "./tables.js";
 import { startTimes } from "./times.js";
 import { startToasts } from "./toasts.js";
@@ -17,7 +18,7 @@ document.body.addEventListener("htmx:configRequest", (event) => {
 });
 
 for (const start of [startDialogs, startMenus, startPrefs, startToasts, startTables, startForms, startPalette, startKeys, startCopy,
-  startTimes, startLive, startCharts]) start();
+  startTimes, startSliders, startLive, startCharts]) start();
 
 document.documentElement.dataset.ready = "";
 export { htmx };
