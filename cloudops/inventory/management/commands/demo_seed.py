@@ -26,7 +26,17 @@ from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Vm
 SEED: Actor = system("demo")
 PROJECT = "apollo"
 CITIES = ("amsterdam", "berlin", "lisbon", "warsaw")
-OFFERINGS = {"tiny": (1, 256), "small": (2, 512), "medium": (2, 1024), "large": (4, 2048)}
+OFFERINGS: dict[str, dict[str, Any]] = {
+    "elastic-500": {"kind": "custom", "vcpus": 1, "max_vcpus": 2, "memory_mib": 256, "max_memory_mib": 512,
+                    "cpu_mhz": 500, "description": "Where a small service begins."},
+    "elastic-1000": {"kind": "custom", "vcpus": 2, "max_vcpus": 3, "memory_mib": 512, "max_memory_mib": 1024,
+                     "cpu_mhz": 1000, "description": "The next step, taken while it runs."},
+    "elastic-1500": {"kind": "custom", "vcpus": 1, "max_vcpus": 3, "memory_mib": 1025, "max_memory_mib": 1500,
+                     "cpu_mhz": 1500, "description": "The step after that: more than 1 GiB, to the MiB."},
+    "standard": {"vcpus": 2, "memory_mib": 1024, "description": "One size for all."},
+    "free": {"kind": "unconstrained", "vcpus": 1, "memory_mib": 256, "description": "Any size that the host has."},
+}  # fmt: skip
+QUOTAS = {"quota_vcpus": 16, "quota_memory_mib": 8_192}
 POLL_SECONDS = 0.3
 
 
@@ -53,7 +63,9 @@ class Command(BaseCommand):
         """Makes the people and the project; returns the names of those whose password is not the demo's any more."""
         project = Project.objects.filter(name=PROJECT).first()
         if project is None:
-            project = people.create_project(name=PROJECT, description="The demo's tenant.", by=SEED, now=now)
+            project = people.create_project(
+                name=PROJECT, description="The demo's tenant.", **QUOTAS, by=SEED, now=now
+            )
         changed = []
         for username, person in wanted.items():
             user = User.objects.filter(username=username).first()
@@ -68,10 +80,10 @@ class Command(BaseCommand):
         return changed
 
     def offerings(self, now: datetime) -> None:
-        if Offering.objects.exists():
-            return
-        for name, (vcpus, memory_mib) in OFFERINGS.items():
-            offerings.create(name=name, vcpus=vcpus, memory_mib=memory_mib, dynamic_scaling=True, by=SEED, now=now)
+        known = set(Offering.objects.filter(name__in=OFFERINGS).values_list("name", flat=True))
+        for name, values in OFFERINGS.items():
+            if name not in known:
+                offerings.create(name=name, dynamic_scaling=True, **values, by=SEED, now=now)
 
     def cluster(self, name: str, now: datetime) -> Cluster:
         return Cluster.objects.filter(name=name).first() or clusters.create(name=name, by=SEED, now=now)
@@ -106,7 +118,8 @@ class Command(BaseCommand):
                 Endpoint.objects.filter(pk=earlier.pk).update(uri=uri, synced_at=None)
 
     def hand_over(self, guests: Sequence[str], wait_seconds: float) -> None:
-        """Waits until the guests are discovered, then gives those that belong to nobody to the project."""
+        """Waits until the guests are discovered, then gives those that belong to nobody to the project, and an
+        offering that their size fits."""
         deadline = time.monotonic() + wait_seconds
         found = Vm.objects.filter(host__endpoint__kind=Kind.LIBVIRT, ref__in=guests, missing_since=None)
         while found.count() < len(guests):
@@ -115,6 +128,17 @@ class Command(BaseCommand):
             time.sleep(POLL_SECONDS)
         if ownerless := list(found.filter(project=None)):
             vms.assign(ownerless, project=Project.objects.get(name=PROJECT), by=SEED, now=timezone.now())
+            for vm in ownerless:
+                self.label(vm, timezone.now())
+
+    def label(self, vm: Vm, now: datetime) -> None:
+        """The first of the demo's offerings that gives the size it has."""
+        known = {offering.name: offering for offering in Offering.objects.filter(name__in=OFFERINGS, enabled=True)}
+        for name in OFFERINGS:
+            if name in known and offerings.bounds(known[name]).hold(vm.vcpus, vm.memory_mib):
+                if vm.offering is None:
+                    vms.set_offering(vm, offering=known[name], by=SEED, now=now)
+                return
 
 
 def _shares(count: int, parts: int) -> list[int]:
