@@ -10,11 +10,17 @@ from pathlib import Path
 from cloudops.lab.guest import GuestImage
 
 FIRMWARE_MEMORY_MIB = 32
+DIMM_SLOTS = 8
+BLOCK_KIB = 2048
+"""The steps in which a virtio-mem device gives memory to its guest."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
     """A guest to define. Without an ``image`` it shows the firmware's "no bootable device": a picture, and cheap.
+
+    It can grow while it runs: by ``virtio_mem_mib`` in small steps, by DIMMs up to ``max_memory_mib`` in all, and up to
+    ``max_vcpus``. Without ``headroom`` it cannot: it is defined as most VMs are.
 
     ``vnc_listen`` empty: VNC without any address (reachable through a passed descriptor only); None: the address that
     each host has configured, so that the guest can move. ``display`` False: none.
@@ -24,8 +30,10 @@ class GuestSpec:
     image: GuestImage | None = None
     memory_mib: int = 192
     max_memory_mib: int = 2048
+    virtio_mem_mib: int = 1536
     vcpus: int = 1
     max_vcpus: int = 4
+    headroom: bool = True
     display: bool = True
     vnc_listen: str | None = "127.0.0.1"
     vnc_password: str = ""
@@ -42,9 +50,14 @@ def domain_xml(spec: GuestSpec, serial_log: Path) -> str:
     domain = ET.Element("domain", type="qemu")
     _text(domain, "name", spec.name)
     _text(domain, "uuid", spec.reference)
-    _text(domain, "maxMemory", str(spec.max_memory_mib), slots="8", unit="MiB")
-    _text(domain, "memory", str(spec.memory_mib), unit="MiB")
-    _text(domain, "vcpu", str(spec.max_vcpus), placement="static", current=str(spec.vcpus))
+    if spec.headroom:
+        _text(domain, "maxMemory", str(spec.max_memory_mib), slots=str(DIMM_SLOTS), unit="MiB")
+        _text(domain, "memory", str(spec.memory_mib + spec.virtio_mem_mib), unit="MiB")
+        _text(domain, "currentMemory", str(spec.memory_mib), unit="MiB")
+        _text(domain, "vcpu", str(spec.max_vcpus), placement="static", current=str(spec.vcpus))
+    else:
+        _text(domain, "memory", str(spec.memory_mib), unit="MiB")
+        _text(domain, "vcpu", str(spec.vcpus), placement="static")
     system = ET.SubElement(domain, "os")
     _text(system, "type", "hvm", arch="x86_64", machine="pc")
     if spec.image is not None:
@@ -59,8 +72,9 @@ def domain_xml(spec: GuestSpec, serial_log: Path) -> str:
     _text(ET.SubElement(features, "tcg"), "tb-cache", "128", unit="MiB")
     cpu = ET.SubElement(domain, "cpu", mode="custom", match="exact", check="none")
     _text(cpu, "model", "qemu64", fallback="allow")
-    cell = {"id": "0", "cpus": f"0-{spec.max_vcpus - 1}", "memory": str(spec.memory_mib), "unit": "MiB"}
-    ET.SubElement(ET.SubElement(cpu, "numa"), "cell", cell)
+    if spec.headroom:
+        cell = {"id": "0", "cpus": f"0-{spec.max_vcpus - 1}", "memory": str(spec.memory_mib), "unit": "MiB"}
+        ET.SubElement(ET.SubElement(cpu, "numa"), "cell", cell)
     for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
         _text(domain, event, action)
     _devices(domain, spec, serial_log)
@@ -88,6 +102,12 @@ def _devices(domain: ET.Element, spec: GuestSpec, serial_log: Path) -> None:
         ET.SubElement(video, "model", type="vga", vram="16384", heads="1", primary="yes")
     balloon = ET.SubElement(devices, "memballoon", model="virtio")
     ET.SubElement(balloon, "stats", period="2")
+    if spec.headroom and spec.virtio_mem_mib:
+        target = ET.SubElement(ET.SubElement(devices, "memory", model="virtio-mem"), "target")
+        _text(target, "size", str(spec.virtio_mem_mib), unit="MiB")
+        _text(target, "node", "0")
+        _text(target, "block", str(BLOCK_KIB), unit="KiB")
+        _text(target, "requested", "0", unit="KiB")
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:

@@ -28,21 +28,8 @@ OS_RELEASE = Path("/etc/os-release")
 BUSYBOX = Path("/bin/busybox")
 DOWNLOAD_SECONDS = 300
 DIRECTORIES = ("bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "lib", "lib/modules", "proc", "root", "sys", "tmp")
-MODULES = (
-    "virtio",
-    "virtio_ring",
-    "virtio_pci_legacy_dev",
-    "virtio_pci_modern_dev",
-    "virtio_pci",
-    "virtio_balloon",
-    "virtio_mem",
-    "failover",
-    "net_failover",
-    "virtio_net",
-    "button",
-    "evdev",
-)
-"""Kernel modules in load order; one that is built into the kernel is left out."""
+MODULES = ("virtio_pci", "virtio_balloon", "virtio_mem", "virtio_net", "button", "evdev")
+"""Kernel modules of the guest; those that they need come with them, and one that is built in is left out."""
 WITHOUT = {
     "virtio_balloon": "guests report no memory use and cannot give memory back",
     "virtio_mem": "guests' memory cannot grow while they run",
@@ -158,12 +145,10 @@ def _initramfs(of: kernel.Kernel) -> bytes:
     for applet in _run([str(BUSYBOX), "--list"], "list busybox's commands").split():
         if applet != "busybox":
             archive.symlink(f"bin/{applet}", "busybox")
-    order = []
-    for name in MODULES:
-        if source := of.modules.get(name):
-            order.append(f"{name}.ko")
-            archive.file(f"lib/modules/{name}.ko", kernel.read_module(source))
-    archive.file("lib/modules/order", "\n".join(order).encode() + b"\n")
+    modules = of.in_load_order(MODULES)
+    for name, module in modules.items():
+        archive.file(f"lib/modules/{name}.ko", module)
+    archive.file("lib/modules/order", "".join(f"{name}.ko\n" for name in modules).encode())
     # What acpid runs when the hypervisor presses the power button (virDomainShutdown).
     archive.file("etc/acpi/PWRF/00000080", b"#!/bin/sh\npoweroff -f\n", executable=True)
     archive.file("init", _init_script(), executable=True)

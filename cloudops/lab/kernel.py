@@ -93,6 +93,24 @@ class Kernel:
         """Those that are neither a module nor built in."""
         return [name for name in names if name not in self.modules and name not in self.builtin]
 
+    def in_load_order(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The bytes of these modules and of those that they need, which differ from one kernel to the next: each after
+        all that it needs. What is built in, or missing, is left out."""
+        found: dict[str, bytes] = {}
+
+        def add(name: str) -> None:
+            path = self.modules.get(name)
+            if path is None or name in found:
+                return
+            module = read_module(path)
+            for needed in needs(module):
+                add(needed)
+            found[name] = module
+
+        for name in names:
+            add(name)
+        return found
+
 
 def unpacked(root: Path) -> Kernel:
     """Looks around below ``root``, into which kernel packages were unpacked. Raises :class:`ServiceError`."""
@@ -114,6 +132,12 @@ def unpacked(root: Path) -> Kernel:
 def _name(file_name: str) -> str:
     """As the kernel calls a module: without suffixes, with underscores."""
     return file_name.partition(".ko")[0].replace("-", "_")
+
+
+def needs(module: bytes) -> list[str]:
+    """Names of the modules that one needs, as its section .modinfo says (modinfo -F depends)."""
+    found = re.search(rb"\0depends=([^\0]+)\0", module)
+    return [_name(name) for name in found[1].decode().split(",")] if found else []
 
 
 def read_module(path: Path) -> bytes:

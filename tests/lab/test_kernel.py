@@ -144,6 +144,18 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         kernel.read_module(broken)
 
 
+def test_modules_are_loaded_after_what_they_need(tmp_path: Path) -> None:
+    """Debian's kernel 6.1.0-56, where virtio needs virtio_ring; in earlier ones it is the other way round."""
+    needs = {"virtio_pci": "virtio-ring,virtio", "virtio": "virtio_ring", "virtio_ring": "", "button": "missing"}
+    for name, others in needs.items():
+        text = f"\x7fELF\0license=GPL\0depends={others}\0name={name}\0"
+        (tmp_path / f"{name}.ko").write_bytes(text.encode())
+    modules = {name: tmp_path / f"{name}.ko" for name in needs}
+    found = kernel.Kernel(tmp_path, "6.1", modules, frozenset()).in_load_order(["button", "virtio_pci", "virtio"])
+    assert list(found) == ["button", "virtio_ring", "virtio", "virtio_pci"]
+    assert found["virtio"] == modules["virtio"].read_bytes()
+
+
 @pytest.mark.real
 def test_a_kernel_divided_as_ubuntu_does_makes_the_same_guest(tmp_path: Path) -> None:
     """Debian's real kernel, its modules compressed with zstd and in a package of their own."""
@@ -160,9 +172,10 @@ def test_a_kernel_divided_as_ubuntu_does_makes_the_same_guest(tmp_path: Path) ->
         control.write_text(
             f"Package: linux-{part}-x\nVersion: 1\nArchitecture: amd64\nMaintainer: tests\nDescription: x\n"
         )
+    names = kernel.unpacked(whole).in_load_order(guest.MODULES)
     shutil.move(whole / "boot", parts / "image/boot")
     shutil.move(whole / "lib", parts / "modules/lib")
-    wanted = [path for path in (parts / "modules").rglob("*.ko") if kernel._name(path.name) in guest.MODULES]
+    wanted = [path for path in (parts / "modules").rglob("*.ko") if kernel._name(path.name) in names]
     subprocess.run(["zstd", "-q", "--rm", *map(str, wanted)], check=True, timeout=60)
     again = tmp_path / "again"
     for part in ("image", "modules"):
