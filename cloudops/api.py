@@ -30,6 +30,14 @@ from placement.api import (
 )
 from placement.api_maintenance import MaintenanceHostViewSet, MaintenanceViewSet, MoveViewSet
 from placement.api_migrations import FenceViewSet, MigrationViewSet, VmMigrationViewSet
+from scaling.api import (
+    BulkPreflightViewSet,
+    ClusterHeadroomViewSet,
+    ResizeViewSet,
+    VmHeadroomViewSet,
+    VmResizeViewSet,
+    VmScalingViewSet,
+)
 
 router = SimpleRouter(use_regex_path=False)
 router.register("users", UserViewSet, "user")
@@ -54,6 +62,7 @@ router.register("cluster-policies", ClusterPolicyViewSet, "cluster-policy")
 router.register("affinity-groups", AffinityGroupViewSet, "affinity-group")
 router.register("migrations", MigrationViewSet, "migration")
 router.register("maintenances", MaintenanceViewSet, "maintenance")
+router.register("resizes", ResizeViewSet, "resize")
 
 _single: list[URLPattern] = [
     path("me/", MeViewSet.as_view({"get": "retrieve", "patch": "partial_update"}), name="me"),
@@ -91,6 +100,37 @@ _single: list[URLPattern] = [
         MoveViewSet.as_view({"post": "retry"}),
         name="maintenance-retry",
     ),
+    path("vms/<uuid:vm_id>/size/", VmScalingViewSet.as_view({"get": "size"}), name="vm-size"),
+    path("vms/<uuid:vm_id>/offerings/", VmScalingViewSet.as_view({"get": "offerings"}), name="vm-offerings"),
+    path(
+        "vms/<uuid:vm_id>/resize/preflight/",
+        VmScalingViewSet.as_view({"post": "preflight"}),
+        name="vm-resize-preflight",
+    ),
+    path("vms/<uuid:vm_id>/resize/", VmScalingViewSet.as_view({"post": "resize"}), name="vm-resize"),
+    path(
+        "vms/<uuid:vm_id>/resize/next-start/",
+        VmScalingViewSet.as_view({"post": "at_next_start", "delete": "forget_next_start"}),
+        name="vm-next-start",
+    ),
+    path(
+        "vms/<uuid:vm_id>/prepare-scaling/",
+        VmScalingViewSet.as_view({"post": "prepare_scaling"}),
+        name="vm-prepare-scaling",
+    ),
+    path("vms/<uuid:vm_id>/size-history/", VmScalingViewSet.as_view({"get": "history"}), name="vm-size-history"),
+    path("vms/<uuid:vm_id>/resizes/", VmResizeViewSet.as_view({"get": "list"}), name="vm-resizes"),
+    path(
+        "vms/<uuid:vm_id>/headroom/",
+        VmHeadroomViewSet.as_view({"get": "retrieve", "patch": "partial_update"}),
+        name="vm-headroom",
+    ),
+    path(
+        "clusters/<uuid:cluster_id>/headroom/",
+        ClusterHeadroomViewSet.as_view({"get": "retrieve", "patch": "partial_update"}),
+        name="cluster-headroom",
+    ),
+    path("scaling/preflight/", BulkPreflightViewSet.as_view({"post": "create"}), name="scaling-preflight"),
 ]
 
 

@@ -14,6 +14,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("cloudops.managers.urls")),
     path("", include("placement.urls")),
     path("", include("consoles.urls")),
+    path("", include("scaling.urls")),
     *api.urlpatterns,
     *health_urlpatterns,
 ]

@@ -86,6 +86,16 @@ def set_placement(vm: Vm, *, by: Actor, now: datetime, **changes: Any) -> None:
             live.publish("vms", f"vm:{row.pk}")
 
 
+def set_live_scaling(vm: Vm, *, allowed: bool, by: Actor, now: datetime) -> None:
+    """Whether the VM's size may be changed while it runs; nothing is changed by saying so."""
+    with transaction.atomic():
+        row = Vm.objects.select_for_update(of=("self",)).get(pk=vm.pk)
+        if changed := changes_of(row, {"dynamic_scaling": allowed}):
+            row.save(update_fields=list(changed))
+            events.record("vm.live_scaling_set", by=by, now=now, subject=row, data={"changed": changed})
+            live.publish("vms", f"vm:{row.pk}")
+
+
 def _name(thing: Project | Offering | None) -> str:
     return thing.name[:64] if thing is not None else ""
 

@@ -140,11 +140,13 @@ def my_vms(request: HttpRequest) -> HttpResponse:
     ids = [vm.pk for vm in page.rows]
     usage, moving = limits.usage_by_vm(ids, now=now), _moving(ids)
     everywhere = rights.everywhere(user, VmRight.CONSOLE)
+    scales = rights.everywhere(user, VmRight.SCALE)
     rows = [
         {
             "vm": vm,
             "usage": usage.get(vm.pk),
             "moving": vm.pk in moving,
+            "may_scale": scales or mine[vm.project_id].can_scale,
             "why_not": why_no_console(vm, may=everywhere or mine[vm.project_id].can_console),
         }
         for vm in page.rows
