@@ -22,7 +22,7 @@ django.setup()
 from django.db import connection  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
-from cloudops.accounts.models import User  # noqa: E402
+from cloudops.accounts.models import Project, User  # noqa: E402
 from cloudops.core.errors import Refusal  # noqa: E402
 from cloudops.inventory.models import Host, Vm  # noqa: E402
 from consoles import attach, limits, sessions  # noqa: E402
@@ -35,17 +35,25 @@ from tests.consoles.world import actor, add_process, build  # noqa: E402
 NOTHING = Traffic(None, 0, 0)
 
 
-def seed() -> dict[str, Any]:
+def seed(*, hosts: int, host_limit: int | None, quota: int | None) -> dict[str, Any]:
+    """The VMs, all of one project, are spread over the hosts."""
     world = build(timezone.now())
+    places = [world.host, *(world.add_host(f"host-{number}") for number in range(1, hosts))]
     for number in range(6):
-        world.add_vm(f"vm-{number}")
-    return {"host": str(world.host.pk)}
+        world.add_vm(f"vm-{number}", host=places[number % hosts])
+    Host.objects.update(console_limit_override=host_limit)
+    Project.objects.filter(pk=world.project.pk).update(quota_consoles=quota)
+    return {"project": str(world.project.pk)}
+
+
+def in_project() -> int:
+    return sum(limits.in_use_by_project(Project.objects.values_list("pk", flat=True), now=timezone.now()).values())
 
 
 def open_many(*, at: float, threads: int, each: int, mix: bool) -> dict[str, Any]:
     """Every thread opens ``each`` consoles; with ``mix`` it also redeems, drops and resumes them."""
     process = add_process(timezone.now())
-    outcome: dict[str, Any] = {"opened": 0, "refused": 0, "errors": [], "most": 0}
+    outcome: dict[str, Any] = {"opened": 0, "refused": 0, "errors": [], "most": 0, "most_in_project": 0}
     lock = threading.Lock()
     users = list(User.objects.filter(username__in=["tessa", "sam"]).order_by("pk"))
     vms = list(Vm.objects.select_related("host__endpoint", "project").order_by("name"))
@@ -70,9 +78,10 @@ def open_many(*, at: float, threads: int, each: int, mix: bool) -> dict[str, Any
                 note("refused")
             except Exception as error:  # everything but the limit is a failure of the test
                 note("errors", f"{type(error).__name__}: {error}")
-            used = limits.usage_of_host(vm.host, now=timezone.now()).in_use
+            used, together = limits.usage_of_host(vm.host, now=timezone.now()).in_use, in_project()
             with lock:
                 outcome["most"] = max(outcome["most"], used)
+                outcome["most_in_project"] = max(outcome["most_in_project"], together)
         connection.close()
 
     running = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
@@ -107,11 +116,10 @@ def drop_and_resume(opened: sessions.Opened, process: Any) -> None:
 
 
 def close_all() -> dict[str, Any]:
-    before = limits.usage_of_host(Host.objects.get(), now=timezone.now()).in_use
+    before = in_project()
     admin = User.objects.get(username="ada")
     closed = sessions.close_many(sessions=ConsoleSession.objects.all(), by=actor(admin), now=timezone.now())
-    after = limits.usage_of_host(Host.objects.get(), now=timezone.now()).in_use
-    return {"before": before, "closed": closed, "after": after}
+    return {"before": before, "closed": closed, "after": in_project()}
 
 
 if __name__ == "__main__":

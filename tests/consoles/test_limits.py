@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 
-from cloudops.accounts.models import Role
+from cloudops.accounts.models import Project, Role
 from cloudops.inventory.models import Vm
 from consoles import limits, sessions
 from consoles.errors import ConsoleLimit
@@ -106,6 +108,45 @@ class TestLimits:
         world.host.console_limit_override = 1
         world.host.save()
         assert refused(world, clock, vm=world.other_vm, user=world.second).scope == "host"
+
+    def test_a_projects_quota_counts_all_its_vms_on_whatever_host(self, world: World, clock: Clock) -> None:
+        Project.objects.filter(pk=world.project.pk).update(quota_consoles=2)
+        elsewhere = world.add_vm("gamma", host=world.add_host("second-host"))
+        outside = world.add_vm("outside", project=None)
+        world.open(clock.now)
+        world.connect(clock.now, vm=elsewhere, user=world.second)
+        foreign(world.vm, clock, "nobody's")
+        error = refused(world, clock, vm=world.other_vm, user=world.admin)
+        numbers = {name: error.numbers[name] for name in ("scope", "scope_name", "limit", "in_use", "foreign")}
+        assert numbers == {"scope": "project", "scope_name": "blue", "limit": 2, "in_use": 2, "foreign": 0}
+        assert error.detail == "2 of 2 console slots of project blue are taken."
+        assert error.numbers["may_ask_release"] is True
+        assert world.open(clock.now, vm=outside, user=world.admin)
+        assert limits.in_use_by_project([world.project.pk], now=clock.now) == {world.project.pk: 2}
+        sessions.close_many(sessions=ConsoleSession.objects.filter(vm=elsewhere), by=actor(world.admin), now=clock.now)
+        assert world.open(clock.now, vm=world.other_vm)
+
+    def test_a_project_without_quota_costs_no_query_and_one_with_it_two(self, world: World, clock: Clock) -> None:
+        def queries() -> int:
+            with CaptureQueriesContext(connection) as caught, transaction.atomic():
+                limits.take(host_id=world.host.pk, vm_id=world.vm.pk, user_id=world.tenant.pk, now=clock.now)
+            return len(caught)
+
+        queries()  # reads the settings, which are kept from then on
+        without = queries()
+        Project.objects.filter(pk=world.project.pk).update(quota_consoles=5)
+        assert queries() == without + 2
+
+    def test_a_dropped_console_comes_back_only_within_the_quota(self, world: World, clock: Clock) -> None:
+        Project.objects.filter(pk=world.project.pk).update(quota_consoles=1)
+        mine = world.connect(clock.now)
+        sessions.detach(session=mine.session, reason=ClosedReason.LINE_LOST, by=actor(world.tenant), now=clock.now)
+        taken = world.open(clock.now, vm=world.other_vm, user=world.second)
+        with pytest.raises(ConsoleLimit) as caught:
+            world.resume(mine.resume_secret, clock.now)
+        assert caught.value.scope == "project"
+        sessions.close(session=taken.session, by=actor(world.second), now=clock.now)
+        assert world.resume(mine.resume_secret, clock.now).session.status == "connecting"
 
     def test_the_platforms_own_limit_of_a_vm_wins_when_lower(self, world: World, clock: Clock) -> None:
         Vm.objects.filter(pk=world.vm.pk).update(max_consoles=1)

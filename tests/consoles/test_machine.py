@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from cloudops.accounts.models import Project
 from cloudops.core.errors import Refusal, TransitionConflict
 from cloudops.core.models import Event
 from cloudops.inventory.models import Vm
@@ -34,7 +35,7 @@ from consoles.reasons import ClosedReason
 from consoles.sessions import Opened, Traffic
 from tests.consoles.world import actor, add_process, build
 
-HOST_LIMIT, VM_LIMIT, USER_LIMIT = 3, 2, 2
+HOST_LIMIT, VM_LIMIT, USER_LIMIT, PROJECT_QUOTA = 3, 2, 2, 4
 REASONS = st.sampled_from(list(ClosedReason))
 
 
@@ -49,7 +50,7 @@ class Line:
 
 
 class Consoles(RuleBasedStateMachine):
-    """Two hosts, three VMs, two users, two processes."""
+    """Two hosts, three VMs of a project with a quota, three users, two processes."""
 
     links = Bundle("links")
     lines = Bundle("lines")
@@ -61,6 +62,7 @@ class Consoles(RuleBasedStateMachine):
         self.now = datetime(2030, 1, 15, 12, 0, tzinfo=UTC)
         self.world = build(self.now)
         self.world.settings(console_host_limit=HOST_LIMIT, console_vm_limit=VM_LIMIT, console_user_limit=USER_LIMIT)
+        Project.objects.filter(pk=self.world.project.pk).update(quota_consoles=PROJECT_QUOTA)
         self.hosts = [self.world.host, self.world.add_host("second-host")]
         self.vms = [self.world.vm, self.world.other_vm, self.world.add_vm("gamma", host=self.hosts[1])]
         self.users = [self.world.tenant, self.world.second, self.world.admin]
@@ -156,8 +158,9 @@ class Consoles(RuleBasedStateMachine):
     def never_above_a_limit(self) -> None:
         if not hasattr(self, "hosts"):
             return
-        holders = list(ConsoleSession.objects.holding_slots(self.now).values_list("host_id", "vm_id", "user_id"))
-        for column, limit in enumerate((HOST_LIMIT, VM_LIMIT, USER_LIMIT)):
+        columns = ("host_id", "vm_id", "user_id", "vm__project_id")
+        holders = list(ConsoleSession.objects.holding_slots(self.now).values_list(*columns))
+        for column, limit in enumerate((HOST_LIMIT, VM_LIMIT, USER_LIMIT, PROJECT_QUOTA)):
             counts = Counter(row[column] for row in holders)
             assert all(count <= limit for count in counts.values()), counts
 

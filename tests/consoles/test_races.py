@@ -31,12 +31,22 @@ def answer(process: subprocess.Popen[str]) -> Any:
     return json.loads(out.splitlines()[-1])
 
 
-def race(env: Env, *, processes: int, threads: int, each: int, mix: bool) -> tuple[list[Any], Any]:
+def race(
+    env: Env,
+    *,
+    processes: int,
+    threads: int,
+    each: int,
+    mix: bool,
+    hosts: int = 1,
+    host_limit: int | None = None,
+    quota: int | None = None,
+) -> tuple[list[Any], Any]:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "manage.py", "migrate", "-v0"], cwd=ROOT, env=env, timeout=120, check=False
     )
     assert done.returncode == 0
-    answer(run(env, "seed"))
+    answer(run(env, "seed", hosts=hosts, host_limit=host_limit, quota=quota))
     at = time.time() + START_SECONDS
     started = [run(env, "open", at=at, threads=threads, each=each, mix=mix) for _ in range(processes)]
     outcomes = [answer(process) for process in started]
@@ -65,10 +75,11 @@ def test_two_hundred_opens_at_once_give_exactly_forty(env: Env) -> None:
     assert end == {"before": 40, "closed": 40, "after": 0}
 
 
-def test_dropping_and_resuming_in_between_never_exceeds_it(env: Env) -> None:
-    outcomes, end = race(env, processes=3, threads=8, each=5, mix=True)
+def test_dropping_and_resuming_in_between_never_exceeds_a_hosts_limit_nor_a_projects_quota(env: Env) -> None:
+    outcomes, end = race(env, processes=3, threads=8, each=5, mix=True, hosts=2, host_limit=30, quota=40)
     assert [error for outcome in outcomes for error in outcome["errors"]] == []
     assert sum(outcome["opened"] for outcome in outcomes) >= 40
-    assert max(outcome["most"] for outcome in outcomes) <= 40
+    assert max(outcome["most"] for outcome in outcomes) <= 30
+    assert max(outcome["most_in_project"] for outcome in outcomes) <= 40
     assert end["before"] <= 40
     assert end["after"] == 0
