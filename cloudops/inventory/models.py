@@ -279,8 +279,9 @@ class Offering(models.Model):
                 condition=Q(kind__in=["fixed", "custom", "unconstrained"]), name="offering_kind_known"
             ),
             models.CheckConstraint(
-                condition=Q(kind="custom", max_vcpus__gte=models.F("vcpus"), max_memory_mib__gte=models.F("memory_mib"))
-                | (~Q(kind="custom") & Q(max_vcpus__isnull=True, max_memory_mib__isnull=True)),
+                condition=Q(kind="custom", max_vcpus__isnull=False, max_memory_mib__isnull=False)
+                & Q(max_vcpus__gte=models.F("vcpus"), max_memory_mib__gte=models.F("memory_mib"))
+                | ~Q(kind="custom") & Q(max_vcpus__isnull=True, max_memory_mib__isnull=True),
                 name="offering_bounds_of_custom",
                 violation_error_message="A custom offering needs a largest size that is not below its smallest; "
                 "other offerings have none.",

@@ -188,7 +188,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='offering',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('kind', 'custom'), ('max_memory_mib__gte', models.F('memory_mib')), ('max_vcpus__gte', models.F('vcpus'))), models.Q(models.Q(('kind', 'custom'), _negated=True), ('max_memory_mib__isnull', True), ('max_vcpus__isnull', True)), _connector='OR'), name='offering_bounds_of_custom', violation_error_message='A custom offering needs a largest size that is not below its smallest; other offerings have none.'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('kind', 'custom'), ('max_memory_mib__isnull', False), ('max_vcpus__isnull', False), ('max_memory_mib__gte', models.F('memory_mib')), ('max_vcpus__gte', models.F('vcpus'))), models.Q(models.Q(('kind', 'custom'), _negated=True), ('max_memory_mib__isnull', True), ('max_vcpus__isnull', True)), _connector='OR'), name='offering_bounds_of_custom', violation_error_message='A custom offering needs a largest size that is not below its smallest; other offerings have none.'),
         ),
         migrations.AddConstraint(
             model_name='offering',
