@@ -22,6 +22,7 @@ from cloudops.inventory.models import Cluster, Connection, Endpoint, Host, Offer
 from cloudops.managers.models import ServerProcess
 from consoles.models import ConsoleSession, ForeignConnection, ReleaseRequest, Status
 from tests.api.fleet import add_placement
+from tests.api.sizes import add_scaling
 
 PASSWORD = "correct horse battery staple"  # the cast's
 PEOPLE = ("anonymous", "stranger", "tenant", "operator", "admin")
@@ -196,4 +197,5 @@ def build() -> World:
         at=world.now, kind="console.opened", actor_kind="user", actor_name="tenant", actor_user_id=world.tenant.pk
     )
     add_placement(world)
+    add_scaling(world)
     return world

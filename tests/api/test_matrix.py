@@ -32,6 +32,7 @@ OWN = (401, 404, 200, 200, 200)
 ADMIN = (401, 403, 403, 403, 200)
 CHANGE_FLEET = (401, 403, 403, 200, 200)
 
+SIZE = {"offering": "{growing_offering}", "vcpus": 1, "memory_mib": 1024}
 STOPS = {"hosts": ["{host}"], "choices": [{"vm": "{web}", "choice": "stop"}]}
 
 TABLE = [
@@ -165,6 +166,24 @@ TABLE = [
     Row("post", "/maintenances/{job}/moves/{move}/choose/", CHANGE_FLEET, {"choice": "skip"}),
     Row("post", "/maintenances/{job}/moves/{move}/choose/", ADMIN, {"choice": "stop"}, note="stopping a VM"),
     Row("post", "/maintenances/{job}/moves/{move}/retry/", CHANGE_FLEET),
+    Row("get", "/vms/{web}/size/", OWN),
+    Row("get", "/vms/{web}/offerings/", OWN),
+    Row("get", "/vms/{web}/size-history/", OWN),
+    Row("get", "/vms/{web}/resizes/", OWN),
+    Row("post", "/vms/{simulated}/resize/preflight/", OWN, SIZE),
+    Row("post", "/vms/{simulated}/resize/", (401, 404, 202, 202, 202), {**SIZE, "how": "restart"}),
+    Row("post", "/vms/{simulated}/resize/next-start/", OWN, SIZE),
+    Row("delete", "/vms/{simulated}/resize/next-start/", (401, 404, 409, 409, 409), note="nothing waits"),
+    Row("post", "/vms/{simulated}/prepare-scaling/", (401, 404, 409, 409, 409), note="its offering is not dynamic"),
+    Row("get", "/resizes/{resize}/", OWN),
+    Row("post", "/resizes/{resize}/continue/", (401, 404, 202, 202, 202)),
+    Row("post", "/resizes/{resize}/roll-back/", (401, 404, 202, 202, 202)),
+    Row("post", "/resizes/{resize}/cancel/", (401, 404, 409, 409, 409), note="it has ended"),
+    Row("get", "/vms/{web}/headroom/", FLEET),
+    Row("patch", "/vms/{web}/headroom/", CHANGE_FLEET, {"memory_factor": 2, "dynamic_scaling": False}),
+    Row("get", "/clusters/{cluster}/headroom/", FLEET),
+    Row("patch", "/clusters/{cluster}/headroom/", CHANGE_FLEET, {"max_vcpus": 16, "vcpu_factor": None}),
+    Row("post", "/scaling/preflight/", FLEET, {"offering": "{growing_offering}", "cluster": "{cluster}"}),
     Row("post", "/hosts/{dead_host}/fence/", ADMIN, {"reason": "Switched off at the rack."}),
     Row("post", "/hosts/{fenced_host}/unfence/", ADMIN, {}),
 ]
