@@ -146,14 +146,15 @@ class _Table:
             of_vcpus: dict[int, int] = {}
             of_memory: dict[int, tuple[int, int]] = {}
             of_speed: dict[tuple[int, int, bool], int] = {}
+            parts_of_memory = memory.parts_of(subject)
             codes, gives = [], []
             asked = zip(self.wanted_vcpus[row].tolist(), self.wanted_memory[row].tolist(), speeds, strict=True)
             for count, mib, (mhz, cap) in asked:
                 if count not in of_vcpus:
                     of_vcpus[count] = ORDER[vcpus.judge(subject, count)[0].reach]
                 if mib not in of_memory:
-                    plan = memory.judge(subject, mib)[0]
-                    of_memory[mib] = ORDER[plan.reach], plan.given
+                    reach, gets = memory.outcome(subject, parts_of_memory, mib)
+                    of_memory[mib] = ORDER[reach], gets
                 code, gets = of_memory[mib]
                 code = max(of_vcpus[count], code)
                 if code == SAME:  # only then it matters whether the speed, which never stands in the way, changes
@@ -176,9 +177,7 @@ class _Table:
 
     def _away(self, given: Ints) -> Bools:
         """Where the VM cannot stay on its host."""
-        tags = {one: number for number, one in enumerate(dict.fromkeys(self.tags))}
-        lacks = np.array([[not set(one) <= subject.host_tags for one in tags] for subject in self.subjects], dtype=bool)
-        away: Bools = lacks[:, [tags[one] for one in self.tags]]
+        away = self._lacks_tags()
         threads = self._of_vms([one.host_threads or NO_QUOTA for one in self.subjects])
         whole = self._of_vms([one.host_memory_mib or NO_QUOTA for one in self.subjects])
         away |= (self.wanted_vcpus > threads) & (self.wanted_vcpus > self.vcpus)
@@ -190,6 +189,13 @@ class _Table:
         full = (more_vcpus > free_vcpus) | (more_memory > free_memory)
         away |= ~self.off & ((more_vcpus > 0) | (more_memory > 0)) & (full | shut)
         return away
+
+    def _lacks_tags(self) -> Bools:
+        asked = {frozenset(one): number for number, one in enumerate(dict.fromkeys(self.tags))}
+        kinds = {tags: [not one <= tags for one in asked] for tags in {one.host_tags for one in self.subjects}}
+        lacks = np.array([kinds[one.host_tags] for one in self.subjects], dtype=bool)
+        found: Bools = lacks[:, [asked[frozenset(one)] for one in self.tags]]
+        return found
 
     def _only_possible(self, moves: Bools) -> None:
         """Takes away the moves for which there is no other host. Cells that ask for the same are answered together."""

@@ -21,7 +21,8 @@ DIMM_MIB: Final = 128
 LEAST_RESERVE_MIB: Final = 64
 RESERVE_PERCENT: Final = 10
 RESTARTS: Final = ("restart-now", "next-start")
-Judged = tuple[ResourcePlan, tuple[ResizeStep, ...]]
+Steps = tuple[ResizeStep, ...]
+Resolved = tuple[Reach, int, Steps, Reason | None]
 
 
 def up(value: int, step: int) -> int:
@@ -41,78 +42,71 @@ def floor_mib(used_mib: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a VM's memory consists of now, and how far each part goes. Make it with :meth:`of`."""
+    """What a VM's memory consists of now, and how far each part goes. Make it with :meth:`of`.
+
+    ``current`` is what the VM is meant to have, whether its guest has taken it yet or not; ``in_balloon`` and
+    ``unplugged`` what balloon and virtio-mem could still give, ``dimm_room`` what DIMMs could if there is a slot;
+    ``ceiling`` the most that it can have without a restart, ``step`` in which steps it grows. ``behind``: how much of
+    what is requested of virtio-mem the guest has not taken (or, below zero, not given back).
+    """
 
     boot: int
     balloon: int
-    balloon_moves: bool
     has_balloon: bool
     virtio: tuple[MemoryDevice, ...]
+    plugged: int
     dimms: int
     dimm_room: int
     free_slots: int
     slots: int
+    current: int
+    in_balloon: int
+    unplugged: int
+    ceiling: int
+    step: int
+    behind: int
 
     @classmethod
     def of(cls, facts: ScalingFacts, memory_mib: int) -> Parts:
         """``memory_mib``: what it has in all, for a hypervisor that does not tell its boot memory."""
-        virtio = tuple(one for one in facts.memory_devices if one.model is MemoryModel.VIRTIO_MEM)
-        dimms = sum(one.size_mib for one in facts.memory_devices if one.model is MemoryModel.DIMM)
-        plugged = sum(one.requested_mib for one in virtio)
+        virtio, plugged, taken, unplugged, dimms, sizes, block = [], 0, 0, 0, 0, 0, 1
+        for one in facts.memory_devices:
+            sizes += one.size_mib
+            if one.model is MemoryModel.DIMM:
+                dimms += one.size_mib
+                continue
+            virtio.append(one)
+            plugged, taken = plugged + one.requested_mib, taken + one.current_mib
+            unplugged, block = unplugged + left(one), max(block, one.block_mib)
         boot = facts.boot_memory_mib or max(0, memory_mib - dimms - plugged)
-        room = facts.dimm_limit_mib - boot - sum(one.size_mib for one in facts.memory_devices)
+        balloon = min(boot, facts.balloon_mib or boot)
+        in_balloon = boot - balloon if facts.has_balloon and not plugged and not taken else 0
+        room = max(0, down(facts.dimm_limit_mib - boot - sizes, DIMM_MIB)) if facts.memory_slots else 0
+        free_slots = max(0, facts.memory_slots - facts.memory_slots_used)
+        current = balloon + plugged + dimms
+        by_dimms = room if free_slots else 0
         return cls(
             boot=boot,
-            balloon=min(boot, facts.balloon_mib or boot),
-            balloon_moves=facts.has_balloon and not any(one.requested_mib or one.current_mib for one in virtio),
+            balloon=balloon,
             has_balloon=facts.has_balloon,
-            virtio=virtio,
+            virtio=tuple(virtio),
+            plugged=plugged,
             dimms=dimms,
-            dimm_room=max(0, down(room, DIMM_MIB)) if facts.memory_slots else 0,
-            free_slots=max(0, facts.memory_slots - facts.memory_slots_used),
+            dimm_room=room,
+            free_slots=free_slots,
             slots=facts.memory_slots,
+            current=current,
+            in_balloon=in_balloon,
+            unplugged=unplugged,
+            ceiling=current + in_balloon + unplugged + by_dimms,
+            step=block if virtio else DIMM_MIB if by_dimms and not in_balloon else 1,
+            behind=plugged - taken,
         )
-
-    @property
-    def current(self) -> int:
-        """What the VM is meant to have at this moment, whether its guest has taken it yet or not."""
-        return self.balloon + self.plugged + self.dimms
-
-    @property
-    def plugged(self) -> int:
-        return sum(one.requested_mib for one in self.virtio)
-
-    @property
-    def in_balloon(self) -> int:
-        """What the balloon could give back now."""
-        return self.boot - self.balloon if self.balloon_moves else 0
-
-    @property
-    def unplugged(self) -> int:
-        """What virtio-mem could still give."""
-        return sum(left(one) for one in self.virtio)
-
-    @property
-    def ceiling(self) -> int:
-        """The most that it can have without a restart."""
-        return self.current + self.in_balloon + self.unplugged + (self.dimm_room if self.free_slots else 0)
-
-    @property
-    def step(self) -> int:
-        """In which steps it grows from here."""
-        if self.virtio:
-            return max(one.block_mib for one in self.virtio)
-        return DIMM_MIB if self.dimm_room and self.free_slots and not self.in_balloon else 1
-
-    @property
-    def behind(self) -> int:
-        """How much of what is requested of virtio-mem the guest has not taken (or, below zero, not given back)."""
-        return sum(one.requested_mib - one.current_mib for one in self.virtio)
 
 
 def left(device: MemoryDevice) -> int:
     """How much more can be requested of a virtio-mem device."""
-    return down(device.size_mib - device.requested_mib, device.block_mib)
+    return max(0, down(device.size_mib - device.requested_mib, device.block_mib))
 
 
 def current_mib(facts: ScalingFacts | None, reported_mib: int) -> int:
@@ -122,7 +116,14 @@ def current_mib(facts: ScalingFacts | None, reported_mib: int) -> int:
     return Parts.of(facts, reported_mib).current
 
 
-def judge(subject: Subject, wanted_mib: int) -> Judged:
+def parts_of(subject: Subject) -> Parts | None:
+    """None where memory has no such parts: nothing is told of them, or the platform changes it as a whole."""
+    if subject.facts is None or subject.kind is Kind.VSPHERE:
+        return None
+    return Parts.of(subject.facts, subject.size.memory_mib)
+
+
+def judge(subject: Subject, wanted_mib: int) -> tuple[ResourcePlan, Steps]:
     """The verdict on this much memory for the VM as it runs, and the changes that make it so, in their order."""
     facts = subject.facts
     if facts is None:
@@ -131,21 +132,39 @@ def judge(subject: Subject, wanted_mib: int) -> Judged:
         reach = Reach.SAME if same else Reach.RESTART
         size = subject.size.memory_mib
         return ResourcePlan(Resource.MEMORY, reach, size, wanted_mib, wanted_mib, reasons=reasons), ()
-    if subject.kind is Kind.VSPHERE:
+    parts = parts_of(subject)
+    if parts is None:
         return memory_hot_add.judge(subject, facts, wanted_mib)
-    parts = Parts.of(facts, subject.size.memory_mib)
-    if wanted_mib == parts.current:
-        return _plan(subject, parts, Reach.SAME, wanted_mib, wanted_mib), ()
-    return _grow(subject, parts, wanted_mib) if wanted_mib > parts.current else _shrink(subject, parts, wanted_mib)
+    reach, given, steps, reason = _resolve(subject, parts, wanted_mib)
+    return _plan(subject, parts, reach, wanted_mib, given, reason), steps
 
 
-def _grow(subject: Subject, parts: Parts, wanted_mib: int) -> Judged:
-    if wanted_mib > parts.ceiling:
-        numbers = {"current": parts.current, "ceiling": parts.ceiling, "wanted": wanted_mib}
-        reason = Reason("memory-ceiling", numbers, WAYS_OUT)
-        if not parts.free_slots and wanted_mib <= parts.ceiling + parts.dimm_room:
-            reason = Reason("memory-slots", {**numbers, "slots": parts.slots}, WAYS_OUT)
-        return _plan(subject, parts, Reach.RESTART, wanted_mib, wanted_mib, reason), ()
+def outcome(subject: Subject, parts: Parts | None, wanted_mib: int) -> tuple[Reach, int]:
+    """The verdict and what is given alone, for those who ask many times with the same :func:`parts_of`."""
+    if parts is None:
+        plan, _ = judge(subject, wanted_mib)
+        return plan.reach, plan.given
+    return _resolve(subject, parts, wanted_mib)[:2]
+
+
+def _resolve(subject: Subject, parts: Parts, wanted_mib: int) -> Resolved:
+    if wanted_mib > parts.current:
+        if wanted_mib > parts.ceiling:
+            return Reach.RESTART, wanted_mib, (), _ceiling(parts, wanted_mib)
+        return _grow(subject, parts, wanted_mib)
+    if wanted_mib < parts.current:
+        return _shrink(subject, parts, wanted_mib)
+    return Reach.SAME, wanted_mib, (), None
+
+
+def _ceiling(parts: Parts, wanted_mib: int) -> Reason:
+    numbers = {"current": parts.current, "ceiling": parts.ceiling, "wanted": wanted_mib}
+    if not parts.free_slots and wanted_mib <= parts.ceiling + parts.dimm_room:
+        return Reason("memory-slots", {**numbers, "slots": parts.slots}, WAYS_OUT)
+    return Reason("memory-ceiling", numbers, WAYS_OUT)
+
+
+def _grow(subject: Subject, parts: Parts, wanted_mib: int) -> Resolved:
     need = wanted_mib - parts.current
     steps: list[ResizeStep] = []
     given = parts.current
@@ -163,7 +182,7 @@ def _grow(subject: Subject, parts: Parts, wanted_mib: int) -> Judged:
     if dimm:
         steps.append(ResizeStep(ResizeKind.DIMM, dimm, _free_alias(subject)))
         given += dimm
-    return _plan(subject, parts, Reach.LIVE, wanted_mib, given), tuple(steps)
+    return Reach.LIVE, given, tuple(steps), None
 
 
 def _free_alias(subject: Subject) -> str:
@@ -173,12 +192,12 @@ def _free_alias(subject: Subject) -> str:
     return f"ua-dimm{number}"
 
 
-def _shrink(subject: Subject, parts: Parts, wanted_mib: int) -> Judged:
+def _shrink(subject: Subject, parts: Parts, wanted_mib: int) -> Resolved:
     used = subject.used_mib
     if used is not None and wanted_mib < (floor := floor_mib(used)):
         numbers = {"current": parts.current, "wanted": wanted_mib, "used": used, "floor": floor}
         reason = Reason("memory-in-use", numbers, ("larger-size", "free-guest-memory", *RESTARTS))
-        return _plan(subject, parts, Reach.RESTART, wanted_mib, wanted_mib, reason), ()
+        return Reach.RESTART, wanted_mib, (), reason
     cut, given, steps = parts.current - wanted_mib, parts.current, []
     for device in reversed(parts.virtio):
         less = down(min(device.requested_mib, cut), device.block_mib)
@@ -188,11 +207,10 @@ def _shrink(subject: Subject, parts: Parts, wanted_mib: int) -> Judged:
     if cut and given == parts.balloon + parts.dimms:  # nothing of virtio-mem is left
         obstacle = _balloon_obstacle(subject, parts, wanted_mib, cut)
         if obstacle is not None:
-            return _plan(subject, parts, Reach.RESTART, wanted_mib, wanted_mib, obstacle), ()
+            return Reach.RESTART, wanted_mib, (), obstacle
         steps.append(ResizeStep(ResizeKind.BALLOON, parts.balloon - cut))
         given = wanted_mib
-    reach = Reach.LIVE if steps else Reach.SAME
-    return _plan(subject, parts, reach, wanted_mib, given), tuple(steps)
+    return (Reach.LIVE if steps else Reach.SAME), given, tuple(steps), None
 
 
 def _balloon_obstacle(subject: Subject, parts: Parts, wanted_mib: int, cut: int) -> Reason | None:

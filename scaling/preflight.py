@@ -83,7 +83,7 @@ def _settle(
 
 
 def _when_off(part: ResourcePlan) -> ResourcePlan:
-    reach = Reach.SAME if part.reach is Reach.SAME and part.wanted == part.current else Reach.NOW
+    reach = Reach.SAME if part.reach is Reach.SAME and part.given == part.wanted else Reach.NOW
     reasons: tuple[Reason, ...] = part.reasons if part.resource is Resource.CPU_SPEED else ()
     return replace(part, reach=reach, given=part.wanted, reasons=reasons)
 

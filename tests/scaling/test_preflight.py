@@ -161,7 +161,7 @@ def test_virtio_mem_shrinks_by_whole_blocks() -> None:
         702,
         [(VIRTIO, 190, "ua-virtiomem0")],
     )
-    assert of_memory(facts(512, virtio(512, 514)), 1_025).reach is Reach.SAME  # 1,026 is what 1,025 are given as
+    assert of_memory(facts(512, virtio(1_024, 514)), 1_025).reach is Reach.SAME  # 1,026 is what 1,025 are given as
 
 
 def test_the_balloon_takes_the_rest_once_nothing_of_virtio_mem_is_left() -> None:
