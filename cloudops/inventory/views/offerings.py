@@ -123,7 +123,7 @@ def _versions(offering: Offering) -> list[dict[str, Any]]:
     """The newest first, each with what it changed (None: the first one) and how many VMs have it."""
     kept = list(offering.versions.all()[: VERSIONS_SHOWN + 1])
     use = dict(offering.vms.order_by().values_list("offering_version").annotate(count=Count("pk")))
-    before = [*kept[1:], None]
+    before = [*kept, None][1:]
     return [
         {
             "version": row,
