@@ -23,13 +23,20 @@ Clock = Callable[[], float]
 
 @dataclass
 class _Draft:
-    """A plan in the making. ``left``: VMs that stay, with what kept them from being tried, if anything."""
+    """A plan in the making. ``left``: VMs that stay, with what kept them from being tried, if anything; ``units``: how
+    many things of those that were tried. ``least``: no plan leaves fewer, as far as that is proven."""
 
     board: Board
     layout: Layout
     left: dict[int, Kind | None]
-    proven: bool = False
-    solver: str = ""
+    units: int
+    least: int | None
+    solver: str
+    is_in_time: bool = True
+
+    @property
+    def proven(self) -> bool:
+        return self.least is not None and self.units <= self.least
 
 
 def plan(
@@ -49,8 +56,7 @@ def plan(
     began = clock()
     board = Board(problem)
     budget = Budget(began + budget_seconds, clock)
-    draft = _place(board, budget, exact_seconds)
-    order, bound = _in_time(draft, budget)
+    draft, order, bound = _best(_place(board, budget, exact_seconds), budget)
     stranded = _explained(draft, budget) if explain else _named(draft)
     proof = Proof.PROVEN if draft.proven or not stranded else Proof.NOT_FOUND
     return Plan(
@@ -65,7 +71,18 @@ def plan(
     )
 
 
-def _place(board: Board, budget: Budget, exact_seconds: float) -> _Draft:
+def _best(drafts: Iterable[_Draft], budget: Budget) -> tuple[_Draft, Order, float]:
+    """The first whose moves can all be ordered, else the one that leaves the fewest."""
+    tried: list[tuple[_Draft, Order, float]] = []
+    for draft in drafts:
+        tried.append((draft, *_in_time(draft, budget)))
+        if draft.is_in_time:
+            break
+    return min(tried, key=lambda one: len(one[0].left))
+
+
+def _place(board: Board, budget: Budget, exact_seconds: float) -> list[_Draft]:
+    """The exact solver's answer, if it is better, then that of the search."""
     asked = wanted(board)
     left: dict[int, Kind | None] = dict(asked.refused)
     units = []
@@ -78,16 +95,22 @@ def _place(board: Board, budget: Budget, exact_seconds: float) -> _Draft:
     found = search(board, units, budget=budget)
     if any(unit in asked.anchored for unit in found.left):
         units, found = _with_whole_groups(board, asked, units, found, budget)
-    draft = _Draft(board, found.layout, left, proven=not found.left)
-    least = least_left(board, units, found.left) if found.left else 0
-    if found.left and len(found.left) <= least and not asked.anchored:
-        draft.proven, draft.solver = True, WORDS.format(count=least)
+    answers, least, words = [found], 0 if not found.left else None, ""
+    if found.left and not asked.anchored and (short := least_left(board, units, found.left)) >= len(found.left):
+        least, words = short, WORDS.format(count=short)
     elif found.left and exact_seconds > 0:
-        found = _exactly(draft, units, found, exact_seconds, anchored=bool(asked.anchored))
+        better, answer = _exactly(board, units, found, exact_seconds)
+        answers = [*better, found]
+        least, words = answer.left if answer.proven and not asked.anchored else None, answer.words
+    return [_drafted(board, one, left, least, words) for one in answers]
+
+
+def _drafted(board: Board, found: Found, refused: dict[int, Kind | None], least: int | None, words: str) -> _Draft:
+    left = dict(refused)
     for unit in found.left:
         left.update((v, None) for v in unit.vms if v in board.movers)
-    take_home(board, draft.layout, board.movers)
-    return draft
+    take_home(board, found.layout, board.movers)
+    return _Draft(board, found.layout, left, len(found.left), least, words)
 
 
 def _with_whole_groups(
@@ -99,14 +122,13 @@ def _with_whole_groups(
     return (other, again) if len(again.left) < len(found.left) else (units, found)
 
 
-def _exactly(draft: _Draft, units: Sequence[Unit], found: Found, seconds: float, *, anchored: bool) -> Found:
-    """What the exact solver makes of it."""
-    board = draft.board
+def _exactly(
+    board: Board, units: Sequence[Unit], found: Found, seconds: float
+) -> tuple[tuple[Found, ...], exact.Answer]:
+    """What the exact solver makes of it, if that is better, and what it says."""
     answer = exact.solve(board, units, hint=found.layout, seconds=seconds, seed=board.problem.seed)
-    draft.solver = answer.words
-    draft.proven = answer.proven and not anchored
     if not answer.places or answer.left >= len(found.left):
-        return found
+        return (), answer
     layout = Layout(board)
     placed = set()
     for unit, host in answer.places:
@@ -114,8 +136,7 @@ def _exactly(draft: _Draft, units: Sequence[Unit], found: Found, seconds: float,
         for v in unit.vms:
             if layout.at[v] != host:
                 layout.move(v, host)
-    draft.layout = layout
-    return Found(layout, tuple(unit for unit in units if unit not in placed))
+    return (Found(layout, tuple(unit for unit in units if unit not in placed)),), answer
 
 
 def _in_time(draft: _Draft, budget: Budget) -> tuple[Order, float]:
@@ -130,12 +151,14 @@ def _in_time(draft: _Draft, budget: Budget) -> tuple[Order, float]:
         movers = frozenset(board.movers)
         for transfer in order.stuck:
             v = transfer.vm
-            for w in board.mates_together(v):
+            mates = board.mates_together(v)
+            draft.units += any(w in movers and draft.layout.at[w] != board.at[w] for w in mates)
+            for w in mates:
                 if w in movers and draft.layout.at[w] != board.at[w]:
                     draft.left[w] = Kind.ORDER
                 if w not in board.moving:
                     draft.layout.move(w, board.at[w])
-        draft.proven = False
+        draft.is_in_time = False
 
 
 def _named(draft: _Draft) -> tuple[Stranded, ...]:

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import random
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from placement.planner.board import Board, Layout, Unit
 MISSING = "The exact solver is not installed (package ortools), so it is not proven that no more VMs could be moved."
 WHOLE_PAIRS = 150_000
 NEIGHBOURHOOD_HOSTS = 30
+CALM_SECONDS = 3.0
+CALM_GAP = 2.0
+Places = tuple[tuple[Unit, int], ...]
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Answer:
     """``places``: a host for every unit that the solver moved or kept. ``left``: how many have none. ``proven``: no
     answer leaves fewer. ``words`` tells what happened."""
 
-    places: tuple[tuple[Unit, int], ...]
+    places: Places
     left: int
     proven: bool
     words: str
@@ -66,18 +70,20 @@ def solve(board: Board, movers: Sequence[Unit], *, hint: Layout, seconds: float,
     made = _build(board, movers, residents, hint, hosts)
     for unit in range(made.movers):
         made.model.AddExactlyOne(_row(made, unit))
-    limit = seconds / 2 if whole else seconds
+    over_at = time.monotonic() + seconds
+    limit = seconds / 2 if whole else seconds * 0.8
     status, places = _run(made, limit, seed)
     if places is not None:
+        places = _calmly(board, movers, residents, hint, hosts, places, over_at, seed)
         return Answer(places, 0, proven=True, words="The exact solver found a place for every VM.")
     if not whole or status != "INFEASIBLE":
         words = f"The exact solver found nothing better within {limit:g} seconds and proved nothing."
         return Answer((), len(movers), proven=False, words=words)
-    return _most(board, movers, residents, hint, seconds / 2, seed)
+    return _most(board, movers, residents, hint, over_at, seed)
 
 
 def _most(
-    board: Board, movers: Sequence[Unit], residents: Sequence[Unit], hint: Layout, seconds: float, seed: int
+    board: Board, movers: Sequence[Unit], residents: Sequence[Unit], hint: Layout, over_at: float, seed: int
 ) -> Answer:
     """Not all can be placed: how many can?"""
     made = _build(board, movers, residents, hint, None)
@@ -85,16 +91,47 @@ def _most(
     for row in rows:
         made.model.AddAtMostOne(row)
     made.model.Maximize(sum(one for row in rows for one in row))
-    status, places = _run(made, seconds, seed)
+    status, places = _run(made, (over_at - time.monotonic()) * 0.7, seed, workers=1)
     if places is None:
         return Answer(
             (), len(movers), False, "The exact solver proved that not every VM can be moved, but not how many."
         )
     placed = {unit for unit, _ in places}
     left = sum(unit not in placed for unit in movers)
+    if left < sum(hint.at[unit.vms[0]] == board.at[unit.vms[0]] for unit in movers):
+        places = _calmly(board, movers, residents, hint, None, places, over_at, seed)
     if status == "OPTIMAL":
         return Answer(places, left, True, f"The exact solver proved that at least {left} cannot be moved.")
     return Answer(places, left, False, "The exact solver proved that not every VM can be moved, but not how many.")
+
+
+def _calmly(
+    board: Board,
+    movers: Sequence[Unit],
+    residents: Sequence[Unit],
+    hint: Layout,
+    hosts: set[int] | None,
+    places: Places,
+    over_at: float,
+    seed: int,
+) -> Places:
+    """As good an answer with about as few residents moving as possible: the solver moves them for no reason, and the
+    more of them move the less likely is an order in which all have room at every instant."""
+    start = Layout(board)
+    for unit, host in places:
+        for v in unit.vms:
+            if start.at[v] != host:
+                start.move(v, host)
+    made = _build(board, movers, residents, hint, hosts, start=start)
+    rows = [_row(made, unit) for unit in range(made.movers)]
+    for row in rows:
+        made.model.AddAtMostOne(row)
+    placed = {unit for unit, _ in places}
+    made.model.Add(sum(one for row in rows for one in row) >= sum(unit in placed for unit in movers))
+    homes = [made.x.get((i, board.at[unit.vms[0]])) for i, unit in enumerate(made.units) if i >= made.movers]
+    made.model.Maximize(sum(home for home in homes if home is not None))
+    seconds = min(CALM_SECONDS, over_at - time.monotonic())
+    return _run(made, seconds, seed, workers=1, gap=CALM_GAP)[1] or places
 
 
 def missing_room(
@@ -159,10 +196,13 @@ def _build(
     hint: Layout,
     hosts: set[int] | None,
     *,
+    start: Layout | None = None,
     elastic: bool = False,
 ) -> _Model:
+    """``start``: an answer that is known already, if not ``hint``."""
     cp = importlib.import_module("ortools.sat.python.cp_model")
     made = _Model(board, cp, cp.CpModel(), {}, [*movers, *residents], len(movers), [])
+    known = start or hint
     for index, unit in enumerate(made.units):
         allowed = [int(host) for host in np.flatnonzero(unit.legal)]
         now = hint.at[unit.vms[0]]
@@ -172,7 +212,7 @@ def _build(
             allowed = sorted({*allowed, board.at[unit.vms[0]]}) if hosts is None else sorted({*allowed, now})
         for host in allowed:
             made.x[index, host] = made.model.NewBoolVar("")
-            made.model.AddHint(made.x[index, host], int(host == now))
+            made.model.AddHint(made.x[index, host], int(host == known.at[unit.vms[0]]))
         if index >= len(movers):
             made.model.AddExactlyOne(_row(made, index))
     _capacity(made, elastic=elastic)
@@ -239,16 +279,18 @@ def _groups(made: _Model) -> None:
                 made.model.Add(sum(row) + fixed[host] <= max(1, before[host], fixed[host]))
 
 
-def _solver(made: _Model, seconds: float, seed: int) -> Any:
+def _solver(made: _Model, seconds: float, seed: int, workers: int = 8, gap: float = 0.0) -> Any:
     solver = made.cp.CpSolver()
-    solver.parameters.max_time_in_seconds = seconds
-    solver.parameters.num_workers = min(8, len(os.sched_getaffinity(0)))
+    solver.parameters.max_time_in_seconds = max(0.1, seconds)
+    solver.parameters.absolute_gap_limit = gap
+    solver.parameters.num_workers = min(workers, len(os.sched_getaffinity(0)))
     solver.parameters.random_seed = seed & 0x7FFFFFFF
     return solver
 
 
-def _run(made: _Model, seconds: float, seed: int) -> tuple[str, tuple[tuple[Unit, int], ...] | None]:
-    solver = _solver(made, seconds, seed)
+def _run(made: _Model, seconds: float, seed: int, *, workers: int = 8, gap: float = 0.0) -> tuple[str, Places | None]:
+    """One worker bounds these objectives faster than several that search, and gives the same answer each time."""
+    solver = _solver(made, seconds, seed, workers, gap)
     status = solver.StatusName(solver.Solve(made.model))
     if status not in ("OPTIMAL", "FEASIBLE"):
         return status, None

@@ -217,7 +217,8 @@ KEYS: tuple[Key, ...] = (_by_work, _by_length, _by_both_ends)
 
 
 def arrange(board: Board, targets: Sequence[tuple[int, int]], *, bound: float, over: Callable[[], bool]) -> Order:
-    """The fastest order found for these (VM, target) pairs. Stops trying once near ``bound`` seconds or ``over()``."""
+    """The fastest order found for these (VM, target) pairs. Once nothing is stuck, stops trying when it is near
+    ``bound`` seconds or ``over()``."""
     orders: list[Order] = []
     for key in KEYS:
         clock = Clockwork(board, key)
@@ -226,7 +227,7 @@ def arrange(board: Board, targets: Sequence[tuple[int, int]], *, bound: float, o
             clock.add(Transfer(v, board.at[v], target, board.problem.limits.seconds(board.vms[v])))
         order = clock.run()
         orders.append(order)
-        if over() or (not order.stuck and order.seconds <= NEAR_ENOUGH * bound):
+        if not order.stuck and (over() or order.seconds <= NEAR_ENOUGH * bound):
             break
     return min(orders, key=lambda order: (len(order.stuck), order.seconds))
 

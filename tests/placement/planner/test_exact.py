@@ -9,7 +9,7 @@ import pytest
 
 from bench.evacuation_fleet import Shape, planted
 from placement.planner import core, exact, plan, prove, room, verify
-from placement.planner.board import Board, Layout
+from placement.planner.board import Board, Layout, Unit
 from placement.planner.model import Kind, Problem, Proof, Remedy
 from placement.planner.search import Budget, Found
 from placement.planner.units import wanted
@@ -104,3 +104,64 @@ def test_what_is_proven_by_room_alone_never_exceeds_what_the_solver_proves(seed:
 
     assert answer.proven
     assert room.least_left(board, units, units) <= answer.left
+
+
+@pytest.mark.timeout(180)
+def test_a_better_answer_of_the_solver_can_be_put_in_order() -> None:
+    """Its answer moved two hundred VMs of other hosts for no reason, and no order led there: more were stranded than
+    without it, and nothing was proven of them."""
+    asked = planted(Shape("20 hosts, 98 %", 20, 3, 0.98, shuffled=30), 7)
+    rules = next(one.rules for one in asked.vms if one.rules and one.rules[0].kind == Kind.TAG)
+    extra = tuple(vm(f"extra{i}", min(asked.sources), 96, 8, rules=rules) for i in range(8))
+    asked = replace(asked, vms=asked.vms + extra)
+    alone = plan(asked, exact_seconds=0)
+
+    found = plan(asked, exact_seconds=60)
+
+    assert verify(asked, found) == ()
+    assert found.solver == "The exact solver proved that at least 6 cannot be moved."
+    assert len(found.stranded) == 6 < len(alone.stranded)
+    assert all(one.proof is Proof.PROVEN and one.relaxations for one in found.stranded)
+    assert sum(move.resident for move in found.moves) <= 20
+
+
+def test_what_the_search_found_is_kept_when_no_order_leads_to_the_solvers_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two VMs would have to change places, which needs a third place: all that hangs on that would stay."""
+    asked = problem(
+        [host("a", 200), host("b", 100), host("c", 105), host("d", 20)],
+        [vm("one", "b", 80), vm("two", "c", 90), vm("v0", "a", 20), vm("v1", "a", 25)],
+        "a",
+    )
+
+    def worse(draft: core._Draft, budget: Budget) -> object:
+        order = plain(draft, budget)
+        in_time.append(draft.is_in_time)
+        if not draft.is_in_time:  # as if more hung on it
+            draft.left[2] = Kind.ORDER
+        return order
+
+    plain = core._in_time
+    in_time: list[bool] = []
+    monkeypatch.setattr(core, "_in_time", worse)
+    monkeypatch.setattr(core, "search", lambda board, units, *, budget: first_fit(board, units))
+
+    found = plan(asked)
+
+    assert verify(asked, found) == ()
+    assert in_time == [False, True]
+    assert [one.vm for one in found.stranded] == ["v1"]
+    assert found.proof is Proof.NOT_FOUND
+
+
+def first_fit(board: Board, units: list[Unit]) -> Found:
+    """A search that moves nothing else."""
+    layout, left = Layout(board), []
+    for unit in units:
+        hosts = layout.fits(unit).nonzero()[0]
+        if hosts.size:
+            layout.move(unit.vms[0], int(hosts[0]))
+        else:
+            left.append(unit)
+    return Found(layout, tuple(left))
