@@ -29,6 +29,7 @@ def test_one_claim_an_interval_and_a_changed_interval_acts_at_once(clock: Clock)
 
 
 @pytest.mark.real
+@pytest.mark.alone
 def test_of_racing_processes_on_postgresql_one_wins(
     postgres_url: str, redis_url: str, product_env: Callable[..., dict[str, str]]
 ) -> None:

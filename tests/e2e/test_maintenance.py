@@ -23,7 +23,7 @@ from tests.e2e.product import Product
 from tests.e2e.test_console import picture_appears, type_into
 from tests.lab.fixtures import BOOT_SECONDS, guest_image
 
-pytestmark = [pytest.mark.e2e, pytest.mark.moves, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.moves, pytest.mark.alone, pytest.mark.timeout(600)]
 
 HOME = "kvm-01"
 GUESTS = {
