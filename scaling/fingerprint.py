@@ -1,14 +1,17 @@
-"""What a plan rested on, signed: a plan that was shown is only carried out while all of that is still so."""
+"""What a plan rested on, sealed: a plan that was shown is only carried out while all of that is still so.
+
+Sealed, not only signed: it names the host and its numbers, and tenants hold it too.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.core import signing
-
-from cloudops.core.errors import Invalid
+from cloudops.core import crypto
+from cloudops.core.errors import Invalid, Unavailable
 from scaling.values import Plan
 from scaling.words import REACH_WORDS, mhz, mib
 
@@ -32,8 +35,8 @@ class Change:
 
 
 def token(plan: Plan) -> str:
-    """The plan's basis, compressed and signed: safe in a form, of use for this VM only."""
-    return signing.dumps(dict(plan.basis), salt=SALT, compress=True)
+    """The plan's basis, encrypted and authenticated: safe in a form, of use for this VM only."""
+    return crypto.encrypt(json.dumps({"for": SALT, **plan.basis}))
 
 
 def changes(token: str, plan: Plan) -> list[Change]:
@@ -42,11 +45,11 @@ def changes(token: str, plan: Plan) -> list[Change]:
     Raises :class:`PlanUnreadable`.
     """
     try:
-        then: dict[str, Any] = signing.loads(token, salt=SALT)
-    except signing.BadSignature as error:
+        then: dict[str, Any] = json.loads(crypto.decrypt(token))
+    except (Unavailable, ValueError) as error:
         raise PlanUnreadable from error
     now = dict(plan.basis)
-    if then.get("vm") != now.get("vm"):
+    if (then.get("for"), then.get("vm")) != (SALT, now.get("vm")):
         raise PlanUnreadable
     different = [name for name in NAMES if then.get(name) != now.get(name)]
     return _told(different, then, now)
