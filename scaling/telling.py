@@ -112,6 +112,8 @@ def amount(value: int, unit: str) -> str:
         return f"{value // 1024} GiB" if value and value % 1024 == 0 else f"{value} MiB"
     if unit == "vCPU":
         return "1 vCPU" if value == 1 else f"{value} vCPUs"
+    if unit == "MHz" and not value:
+        return "not set"
     return f"{value} {unit}".strip()
 
 

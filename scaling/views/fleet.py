@@ -51,10 +51,12 @@ class Row:
     @property
     def needs_more(self) -> str:
         """What it would get beyond what it has."""
+        changed = [one for one in self.plan.measured if one.changes]
         return ", ".join(
-            f"{one.label}: {telling.amount(one.current, one.unit)} → {telling.amount(one.given, one.unit)}"
-            for one in self.plan.measured
-            if one.changes
+            f"{telling.amount(one.current, one.unit)} → {telling.amount(one.given, one.unit)}"
+            if one.current
+            else telling.amount(one.given, one.unit)
+            for one in changed
         )
 
 

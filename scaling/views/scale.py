@@ -20,10 +20,10 @@ from cloudops.core.errors import Invalid, Refusal
 from cloudops.core.models import RuntimeSettings
 from cloudops.core.problems import as_refusal
 from cloudops.core.requests import actor_of
-from cloudops.hypervisors.port import ScalingFacts
+from cloudops.hypervisors.port import ScalingFacts, ScalingState
 from cloudops.inventory import access, offering_rules
-from cloudops.inventory.models import Offering, OfferingKind, Vm
-from scaling import choosing, quotas, resizes, subjects, telling, telling_resizes, words
+from cloudops.inventory.models import Connection, Offering, OfferingKind, Vm
+from scaling import choosing, planning, quotas, resizes, subjects, telling, telling_resizes, words
 from scaling.forms import SizeForm
 from scaling.matrix import matrix
 from scaling.resize_errors import PlanOutdated
@@ -232,7 +232,7 @@ def _offerings(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
     """The matrix in groups, from the easiest on; the counts for the filter; and how many offerings there are."""
     rows = list(choosing.offerings_for(vm))
-    found = matrix([vm], rows, settings=settings, now=now)
+    found = matrix([vm], rows, settings=settings, now=now, states=_told(vm))
     lines = [_line(row, found.plan(vm, row), user) for row in rows]
     groups, counts = [], []
     for reach in Reach:
@@ -242,6 +242,18 @@ def _offerings(
             if only in ("", str(reach)):
                 groups.append({"label": telling.GROUPS[reach], "lines": of_it})
     return groups, counts, len(lines)
+
+
+def _told(vm: Vm) -> dict[UUID, ScalingState]:
+    """What the VM's hypervisor says this moment; nothing where it cannot be asked: the rows do then."""
+    if vm.missing_since is not None or vm.host.connection != Connection.UP:
+        return {}
+    try:
+        return {vm.pk: planning.truth(vm)}
+    except Exception as error:
+        if as_refusal(error) is None:
+            raise
+        return {}
 
 
 def _line(offering: Offering, plan: Plan, user: User) -> Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -12,11 +13,16 @@ from django.utils import timezone
 
 from cloudops.accounts import urls as accounts_urls
 from cloudops.accounts.models import ApiToken, Membership, Project
+from cloudops.core import operations
+from cloudops.core.actors import system
 from cloudops.inventory import urls as inventory_urls
+from cloudops.inventory.models import Vm
 from cloudops.managers import urls as managers_urls
 from consoles import urls as consoles_urls
 from consoles.models import ConsoleSession, ReleaseRequest
 from placement import urls as placement_urls
+from scaling import urls as scaling_urls
+from scaling.models import Resize
 from tests.pages.conftest import As
 from tests.pages.installation import Installation
 
@@ -89,6 +95,11 @@ PAGES: dict[str, tuple[int, int, int, int]] = {
     "console-chart": (NO, NO, OK, OK),
     "my-vms": (OK, OK, OK, OK),
     "my-consoles": (OK, OK, OK, OK),
+    "scaling": (NO, NO, OK, OK),
+    "cluster-headroom": (NO, NO, OK, OK),
+    "vm-size": (GONE, OK, OK, OK),
+    "vm-scale": (GONE, OK, OK, OK),
+    "vm-headroom": (NO, NO, OK, OK),
 }
 
 # name: (what POST answers to stranger, tenant, operator); an administrator may do all of them.
@@ -136,11 +147,16 @@ ACTIONS: dict[str, tuple[int, int, int]] = {
     "console-ask": (NO, NO, 302),
     "my-consoles-disconnect": (302, 302, 302),
     "release-answer": (GONE, 302, GONE),
+    "vm-size-prepare": (GONE, 409, 409),
+    "vm-size-forget": (GONE, 409, 409),
+    "resize-continue": (GONE, 409, 409),
+    "resize-roll-back": (GONE, 409, 409),
+    "resize-cancel": (GONE, 409, 409),
 }
 
 
 def _routes() -> dict[str, URLPattern]:
-    modules: list[Any] = [accounts_urls, inventory_urls, managers_urls, consoles_urls, placement_urls]
+    modules: list[Any] = [accounts_urls, inventory_urls, managers_urls, consoles_urls, placement_urls, scaling_urls]
     return {pattern.name: pattern for module in modules for pattern in module.urlpatterns}
 
 
@@ -176,8 +192,23 @@ def _objects(installation: Installation) -> dict[str, Any]:
         "vm_id": vm.pk,
         "session_id": session.pk,
         "request_id": asked.pk,
+        "resize_id": _resize(vm, now).pk,
         "other": other.pk,
     }
+
+
+def _resize(vm: Vm, now: datetime) -> Resize:
+    """One that ended well: nothing can be done about it any more."""
+    operation = operations.start(
+        kind="vm.resize", title=f"Resize {vm}", subject=vm, steps=["Change"], by=system("tests"), now=now
+    )
+    operations.begin(operation, by=system("tests"), now=now)
+    operations.succeed(operation, by=system("tests"), now=now)
+    size = {"vcpus": 1, "memory_mib": 1024, "cpu_mhz": 0, "cpu_cap": False}
+    return Resize.objects.create(
+        operation=operation, vm=vm, mode="live", phase="ended", outcome="applied", from_size=size, to_size=size,
+        given_size=size, created_at=now, ended_at=now,
+    )  # fmt: skip
 
 
 def _address(name: str, ids: dict[str, Any]) -> str:
