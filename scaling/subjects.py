@@ -32,7 +32,7 @@ class OfferingBounds(Invalid):
 
     def __init__(self, offering: Offering, errors: dict[str, list[str]]) -> None:
         self.errors = errors
-        super().__init__(" ".join(one for found in errors.values() for one in found), errors=errors)
+        super().__init__(" ".join(one for found in errors.values() for one in found), fields=errors)
         self.offering = offering
 
 
