@@ -18,15 +18,18 @@ app.conf.task_routes = {
     "placement.tasks.run_migration": {"queue": "migrations"},
     "cloudops.inventory.tasks.run_power": {"queue": "hypervisors"},
     "cloudops.inventory.tasks.sync_endpoint": {"queue": "hypervisors"},
+    "scaling.tasks.run_resize": {"queue": "hypervisors"},
 }
 # A tick that comes late is dropped; late by ten seconds, so that servers' clocks need not agree to the second.
 app.conf.beat_schedule = {
     "console-reaper": {"task": "consoles.tasks.reap", "schedule": 5.0, "options": {"expires": 10}},
     "inventory-sync": {"task": "cloudops.inventory.tasks.sync_due", "schedule": 5.0, "options": {"expires": 10}},
     "migrations-recover": {"task": "placement.tasks.recover_migrations", "schedule": 2.0, "options": {"expires": 10}},
+    "resizes-recover": {"task": "scaling.tasks.recover_resizes", "schedule": 2.0, "options": {"expires": 10}},
     "maintenance-advance": {"task": "placement.tasks.advance_due", "schedule": 1.0, "options": {"expires": 10}},
     "claims-reconcile": {"task": "placement.tasks.reconcile_claims", "schedule": 30.0, "options": {"expires": 30}},
     "decisions-purge": {"task": "placement.tasks.purge_decisions", "schedule": 3600.0, "options": {"expires": 3600}},
+    "sizes-purge": {"task": "scaling.tasks.purge_sizes", "schedule": 3600.0, "options": {"expires": 3600}},
     "housekeeping": {"task": "cloudops.managers.tasks.housekeeping", "schedule": 60.0, "options": {"expires": 60}},
 }
 

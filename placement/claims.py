@@ -9,7 +9,7 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 
 from cloudops.core.models import Operation
 from cloudops.inventory.models import Vm
@@ -202,6 +202,27 @@ def arrive(*, vm: Vm, operation: Operation, running: bool = True, now: datetime)
         incoming.kind, incoming.operation = ClaimKind.VM, None
         incoming.save(update_fields=["kind", "operation"])
     return incoming
+
+
+def settle(*, vm: Vm, operation: Operation, running: bool = True, now: datetime) -> None:
+    """A resize has ended: what was kept for it is given back, and the VM's own claim becomes what its row says that it
+    has, room or not, in one transaction. A VM that is off needs no room. Doing it again is harmless. ``vm`` with its
+    host as they are now."""
+    with transaction.atomic():
+        mine = Claim.objects.filter(Q(kind=ClaimKind.VM) | Q(operation=operation), vm=vm)
+        rows = list(mine.order_by("pk").select_for_update(of=("self",)))
+        own = next((one for one in rows if one.kind == ClaimKind.VM and one.host_id == vm.host_id), None)
+        ended = [one for one in rows if one is not own or not running]
+        Claim.objects.filter(pk__in=[one.pk for one in ended]).delete()
+        changed = list(ended)
+        if own is not None and running:
+            more = Claim(host_id=own.host_id, vcpus=own.vcpus - vm.vcpus, memory_mib=own.memory_mib - vm.memory_mib)
+            changed.append(more)  # what it had beyond what it has
+            own.vcpus, own.memory_mib = vm.vcpus, vm.memory_mib
+            own.save(update_fields=["vcpus", "memory_mib"])
+        add_up(changed, sign=-1)
+    if running and own is None:
+        adopt(vms=[vm], now=now)
 
 
 def _destination(operation: Operation, vm: Vm) -> UUID | None:

@@ -1,7 +1,7 @@
 """Claims follow power: a VM takes room when it is started, gives it back when it stops, and what others did to it
 outside is followed, room or not, as the hypervisor is the truth.
 
-A VM that is being migrated is left alone: its migration moves the claims itself.
+A VM that is being migrated or resized is left alone: whoever does that has its claims in hand until it has ended.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from placement.models import Claim, ClaimKind, HostCapacity, VmMigration
 ALIVE: Final = (PowerState.RUNNING, PowerState.PAUSED)
 DOWN: Final = (PowerState.OFF, PowerState.CRASHED)
 PORTION: Final = 500
+RESIZE: Final = "vm.resize"
+"""The kind of operations that hold a VM's claims while they are at work, beside migrations."""
+LIVE: Final = (Operation.Status.PENDING, Operation.Status.RUNNING)
 
 
 class NoRoomToStart(Conflict):
@@ -90,7 +93,9 @@ def follow(*, vm_ids: Collection[UUID], now: datetime, gone: bool = False) -> in
 def _follow(vm_ids: Sequence[UUID], gone: bool, now: datetime) -> int:
     with transaction.atomic():
         locked = Vm.objects.select_for_update(of=("self",), no_key=True).filter(pk__in=vm_ids).order_by("pk")
-        rows = [vm for vm in locked.annotate(moving=Exists(_moving())) if not vm.moving]
+        found = list(locked.annotate(moving=Exists(_moving())))
+        busy = resizing()
+        rows = [vm for vm in found if not vm.moving and vm.pk not in busy]
         own = {one.vm_id: one for one in Claim.objects.filter(vm__in=rows, kind=ClaimKind.VM)}
         starting = starting_among(rows)
         stale, adopt = [], []
@@ -118,10 +123,16 @@ def _differs(claim: Claim, vm: Vm) -> bool:
 
 def starting_among(rows: Sequence[Vm]) -> set[UUID]:
     """VMs that an operation is starting: they hold their claim before they run."""
-    live = Operation.objects.filter(status__in=[Operation.Status.PENDING, Operation.Status.RUNNING])
+    live = Operation.objects.filter(status__in=LIVE)
     mine = live.filter(kind="vm.power", params__action=PowerAction.START)
     mine = mine.filter(subject_type=Vm._meta.label_lower, subject_id__in=[str(vm.pk) for vm in rows])
     return {UUID(pk) for pk in mine.order_by().values_list("subject_id", flat=True)}
+
+
+def resizing() -> set[UUID]:
+    """VMs that are being resized: they may hold more or less than they have for a while."""
+    live = Operation.objects.filter(kind=RESIZE, subject_type=Vm._meta.label_lower, status__in=LIVE)
+    return {UUID(pk) for pk in live.order_by().values_list("subject_id", flat=True)}
 
 
 def _moving() -> Any:
@@ -134,7 +145,8 @@ def follow_all(*, now: datetime) -> int:
     right = own.filter(host_id=OuterRef("host_id"), vcpus=OuterRef("vcpus"), memory_mib=OuterRef("memory_mib"))
     alive = Q(power_state__in=ALIVE, missing_since__isnull=True)
     wrong = Vm.objects.filter((alive & ~Exists(right)) | (Q(power_state__in=DOWN) & Exists(own)))
-    return follow(vm_ids=list(wrong.exclude(Exists(_moving())).order_by().values_list("pk", flat=True)), now=now)
+    wrong = wrong.exclude(Exists(_moving())).exclude(pk__in=resizing())
+    return follow(vm_ids=list(wrong.order_by().values_list("pk", flat=True)), now=now)
 
 
 # Receivers, connected in ``apps``

@@ -73,7 +73,8 @@ def _about_vms() -> Iterator[Drift]:
     right = own.filter(host_id=OuterRef("host_id"), vcpus=OuterRef("vcpus"), memory_mib=OuterRef("memory_mib"))
     alive = Q(power_state__in=power_claims.ALIVE, missing_since__isnull=True)
     wrong = (alive & ~Exists(right)) | (Q(power_state__in=power_claims.DOWN) & Exists(own))
-    rows = list(Vm.objects.filter(wrong).exclude(Exists(moving)).select_related("host").order_by("name", "pk"))
+    still = Vm.objects.filter(wrong).exclude(Exists(moving)).exclude(pk__in=power_claims.resizing())
+    rows = list(still.select_related("host").order_by("name", "pk"))
     kept = {
         one.vm_id: one
         for one in Claim.objects.filter(vm__in=rows, kind=ClaimKind.VM).select_related("host__host").order_by()

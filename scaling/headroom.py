@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -106,6 +107,15 @@ def effective(vm: Vm, *, settings: RuntimeSettings) -> Ceiling:
         vcpu_source=vcpu_source,
         capped=vcpus > most_vcpus or memory > most_memory,
     )
+
+
+def effective_with(vm: Vm, offering: Offering | None, size: Size, *, settings: RuntimeSettings) -> Ceiling:
+    """The same once the VM has this offering and this size."""
+    twin = copy(vm)
+    twin.offering, twin.vcpus, twin.memory_mib = offering, size.vcpus, size.memory_mib
+    twin._state.fields_cache.pop("size", None)
+    twin._state.fields_cache["size"] = None
+    return effective(twin, settings=settings)
 
 
 def _first(levels: list[tuple[Source, int | None, float | None]], base: int) -> tuple[int, Source]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from django.db.models import OuterRef, Subquery
@@ -114,3 +114,11 @@ def _row(vm_id: UUID, sample: Sample) -> SizeSample:
         memory_mib=sample.memory_mib,
         guest_memory_mib=sample.guest_memory_mib,
     )
+
+
+# Receiver, connected in ``apps``
+
+
+def on_vms_changed(*, vm_ids: list[UUID], now: datetime, **_: Any) -> None:
+    """Whatever changed their size, within CloudOps or outside."""
+    note(vm_ids, now=now)

@@ -38,7 +38,9 @@ def at_next_start(vm: Vm, *, wanted: Wanted, token: str = "", by: Actor, now: da
     subject, plan = planning.plan_now(vm, wanted, now=now)
     planning.demand_current(token, plan)
     planning.demand_possible(vm, plan)
-    shape = headroom.shape_for(subject, wanted.size, headroom.effective(vm, settings=runtime.current()))
+    offering = Offering.objects.filter(pk=wanted.offering or None).first()
+    ceiling = headroom.effective_with(vm, offering, wanted.size, settings=runtime.current())
+    shape = headroom.shape_for(subject, wanted.size, ceiling)
     title, step = f"Set the size of {vm.name} at its next start"[:200], "Change the VM's definition"
     with slot.briefly(vm, kind=KIND, title=title, step=step, by=by, now=now):
         with transaction.atomic():
@@ -100,7 +102,7 @@ def _clear(row: VmSize, *, headroom_waits: bool = False) -> None:
 
 
 def follow(*, vm_ids: Collection[UUID] | None = None, now: datetime) -> int:
-    """Looks at VMs that something waits for (None: all): those that were started with it have it now. Returns how many."""
+    """Looks at VMs that something waits for (None: all): those that were started with it have it. Returns how many."""
     rows = VmSize.objects.filter(next_at__isnull=False)
     if vm_ids is not None:
         rows = rows.filter(vm__in=list(vm_ids))

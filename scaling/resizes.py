@@ -22,7 +22,7 @@ from cloudops.core.models import Operation
 from cloudops.core.queue import enqueue
 from cloudops.hypervisors.port import Shape
 from cloudops.inventory.models import Offering, Vm
-from placement import capacity, claims, decisions, vm_migrations
+from placement import capacity, claims, decisions, power_claims, vm_migrations
 from placement.errors import CapacityGone, NoHostFits
 from placement.models import Claim, ClaimKind, HostCapacity, VmMigration
 from scaling import headroom, planning, quotas, resize_words, slot
@@ -40,7 +40,7 @@ from scaling.resize_errors import (
 )
 from scaling.values import Plan, Reach, Size, Subject, Wanted
 
-KIND: Final = "vm.resize"
+KIND: Final = power_claims.RESIZE
 TASK: Final = "scaling.tasks.run_resize"
 UNCLAIMED_SECONDS: Final = 30
 """After this long without a worker the operation says that none may be running."""
@@ -80,7 +80,8 @@ def resize(vm: Vm, *, wanted: Wanted, how: Reach, token: str = "", by: Actor, no
     how = _way(vm, wanted, plan, how)
     mode = MODES[how]
     given = plan.given if how in (Reach.LIVE, Reach.MOVE) else wanted.size
-    ceiling = headroom.effective(vm, settings=runtime.current())
+    offering = Offering.objects.filter(pk=wanted.offering or None).first()
+    ceiling = headroom.effective_with(vm, offering, given, settings=runtime.current())
     shape = headroom.shape_for(subject, given, ceiling)
     draft = _Draft(vm, subject, wanted, plan, mode, given, plan.moves, shape, by, now)
     try:
@@ -118,6 +119,8 @@ def _start(draft: _Draft) -> Operation:
         resumable=True,
     )
     row.operation = operation
+    for item in operation.steps[: resize_words.moving_steps(row)]:
+        item["inside"] = True
     if draft.moves:
         _move(draft, operation)
     else:

@@ -13,6 +13,8 @@ from cloudops.core.models import Operation
 
 INTERNAL: Final[dict[str, str]] = {}
 """Kinds at work inside the fleet, with the verb that outsiders read before the subject's name."""
+INSIDE: Final = "inside"
+"""Key of a step that outsiders read by its name only."""
 NOBODY: Final = "CloudOps"
 BUSY: Final = "Another operation is at work on this VM."
 """Said to everybody: who asks is known by name only where it is refused, and the operation's page tells the rest."""
@@ -38,7 +40,17 @@ def told_to(user: Any, operation: Operation) -> Operation:
         told.params, told.result = {}, {}
         if told.error_code:
             told.error_code, told.error_detail, told.error_remedy = "operation-failed", FAILED, REMEDY
+    elif any(one.get(INSIDE) for one in told.steps):
+        _hide_steps(told)
     return told
+
+
+def _hide_steps(told: Operation) -> None:
+    """A part of it is at work inside the fleet: that part is told by its names, and how it failed not at all."""
+    failed = any(one.get(INSIDE) and one["status"] == "failed" for one in told.steps)
+    told.steps = [{**one, "detail": ""} if one.get(INSIDE) else one for one in told.steps]
+    if failed and told.error_code:
+        told.error_code, told.error_detail, told.error_remedy = "operation-failed", FAILED, REMEDY
 
 
 def at_work(operation: Operation) -> str:

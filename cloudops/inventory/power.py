@@ -133,6 +133,8 @@ def run(operation: Operation, *, clock: Callable[[], datetime]) -> None:
         vm = Vm.objects.select_related("host__endpoint").get(pk=operation.subject_id)
         action = PowerAction(operation.params["action"])
         operations.step(operation, ASK, "running", now=clock())
+        if action is PowerAction.START:
+            _about_to_start(vm, operation, clock())
         endpoints.call(vm.host.endpoint, "power", lambda hypervisor: hypervisor.power(vm.ref, action))
         operations.step(operation, ASK, "done", now=clock())
         step = CONFIRM
@@ -148,6 +150,13 @@ def run(operation: Operation, *, clock: Callable[[], datetime]) -> None:
     else:
         operations.step(operation, CONFIRM, "done", now=clock(), detail=state)
         operations.succeed(operation, by=WORKER, now=clock(), result={"power_state": state})
+
+
+def _about_to_start(vm: Vm, operation: Operation, now: datetime) -> None:
+    """Others may have something to do while it is still off; what goes wrong there is theirs."""
+    for receiver, answer in signals.vm_power_on.send_robust(sender=None, vm=vm, operation=operation, now=now):
+        if isinstance(answer, Exception):
+            log.warning("not_prepared_for_start", vm=str(vm.pk), receiver=str(receiver), error=str(answer))
 
 
 def _confirm(operation: Operation, vm: Vm, action: PowerAction, clock: Callable[[], datetime]) -> str:

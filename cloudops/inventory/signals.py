@@ -61,6 +61,10 @@ vm_starting = Signal()
 """``vm``, ``operation``, ``by``: sent inside the transaction that starts the operation which starts this VM. A receiver
 that raises a ``Refusal`` undoes it: the VM is not started, and the refusal's words are the answer."""
 
+vm_power_on = Signal()
+"""``vm``, ``operation``: sent robustly by the worker right before it asks the hypervisor to start this VM, for what can
+only be changed while it is off. A receiver takes no longer than one call to the hypervisor, and hinders nothing."""
+
 hosts_changed = Signal()
 """``host_ids``: new, or their totals, cordon, connection, cluster, tags, networks or datastores changed."""
 
