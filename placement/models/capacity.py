@@ -92,9 +92,11 @@ class Claim(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     host = models.ForeignKey(HostCapacity, on_delete=models.CASCADE, related_name="claims")
-    vm = models.ForeignKey(Vm, on_delete=models.CASCADE, related_name="claims")
+    vm = models.ForeignKey(Vm, db_index=False, on_delete=models.CASCADE, related_name="claims")
     kind = models.CharField(max_length=16, choices=ClaimKind)
-    operation = models.ForeignKey(Operation, null=True, blank=True, on_delete=models.CASCADE, related_name="claims")
+    operation = models.ForeignKey(
+        Operation, null=True, blank=True, db_index=False, on_delete=models.CASCADE, related_name="claims"
+    )
     vcpus = models.PositiveIntegerField()
     memory_mib = models.PositiveIntegerField()
     adopted = models.BooleanField(
@@ -110,6 +112,7 @@ class Claim(models.Model):
             ),
             models.UniqueConstraint(fields=["vm", "kind"], name="claim_once_per_vm_and_kind"),
         ]
+        indexes = [models.Index(fields=["operation"], condition=Q(operation__isnull=False), name="claim_operation")]
 
     def __str__(self) -> str:
         return f"{self.vcpus} vCPUs, {self.memory_mib} MiB for {self.vm_id}"

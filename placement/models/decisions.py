@@ -27,7 +27,8 @@ class Decision(models.Model):
     """One placement decision: what was asked, what was chosen, and everything needed to tell why, host by host.
 
     ``snapshot`` and ``changes`` (what differed from it) are the fleet that was decided on: the decision can be made
-    again, with every host's verdict. ``summary`` tells the gist without that.
+    again, with every host's verdict. ``summary`` tells the gist without that. Every placement writes such a row: its
+    indexes are as few as its readers need.
     """
 
     class Outcome(models.TextChoices):
@@ -38,14 +39,18 @@ class Decision(models.Model):
     at = models.DateTimeField(db_index=True)
     purpose = models.CharField(max_length=16, help_text="start, migrate, drain, deploy or dry-run.")
     outcome = models.CharField(max_length=16, choices=Outcome)
-    vm = models.ForeignKey(Vm, null=True, blank=True, on_delete=models.SET_NULL, related_name="decisions")
+    vm = models.ForeignKey(
+        Vm, null=True, blank=True, db_index=False, on_delete=models.SET_NULL, related_name="decisions"
+    )
     vm_name = models.CharField(max_length=255, blank=True)
     project_id = models.UUIDField(null=True, blank=True)
     host = models.ForeignKey(Host, null=True, blank=True, on_delete=models.SET_NULL, related_name="decisions")
     host_name = models.CharField(max_length=200, blank=True)
     requested_by_id = models.BigIntegerField(null=True, blank=True)
     requested_by_name = models.CharField(max_length=200)
-    operation = models.ForeignKey(Operation, null=True, blank=True, on_delete=models.SET_NULL, related_name="decisions")
+    operation = models.ForeignKey(
+        Operation, null=True, blank=True, db_index=False, on_delete=models.SET_NULL, related_name="decisions"
+    )
     allocator = models.CharField(max_length=16)
     engine = models.PositiveSmallIntegerField(help_text="The version of the rules it was made by.")
     hosts_considered = models.PositiveIntegerField()
@@ -62,7 +67,8 @@ class Decision(models.Model):
         ]
         indexes = [
             models.Index(fields=["vm", "-at"], name="decision_vm"),
-            models.Index(fields=["outcome", "-at"], name="decision_outcome"),
+            models.Index(fields=["operation"], condition=Q(operation__isnull=False), name="decision_operation"),
+            models.Index(fields=["-at"], condition=Q(outcome="refused"), name="decision_refused"),
         ]
 
     def __str__(self) -> str:
