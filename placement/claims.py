@@ -66,21 +66,23 @@ def insert(
 
     False, and nothing is changed, when the host cannot take it (any more).
     """
-    parameters = statements.values_of(claim) | {"any_hold": ignore_hold, "any_will": ignore_schedulable}
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            if decision is not None:
-                parameters |= statements.values_of(decision, prefix=statements.DECISION)
+    will = {"any_hold": ignore_hold, "any_will": ignore_schedulable}
+    if connection.vendor == "postgresql":
+        parameters = statements.values_of(claim) | {name: str(value) for name, value in will.items()}
+        if decision is not None:
+            parameters |= statements.values_of(decision, prefix=statements.DECISION)
+        with statements.prepared() as cursor:
             cursor.execute(statements.take_postgres(with_decision=decision is not None), parameters)
             return bool(cursor.rowcount == 1)
-        with transaction.atomic():
-            cursor.execute(statements.take_room(), parameters)
-            if cursor.rowcount != 1:
-                return False
-            claim.save(force_insert=True)
-            if decision is not None:
-                decision.save(force_insert=True)
-            return True
+    with connection.cursor() as cursor, transaction.atomic():
+        room = {"host_id": statements.key_of(claim.host_id), "vcpus": claim.vcpus, "memory_mib": claim.memory_mib}
+        cursor.execute(statements.take_room(), room | will)
+        if cursor.rowcount != 1:
+            return False
+        claim.save(force_insert=True)
+        if decision is not None:
+            decision.save(force_insert=True)
+        return True
 
 
 @contextmanager

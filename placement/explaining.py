@@ -11,7 +11,7 @@ import numpy as np
 
 from placement import words
 from placement.fleet import Fleet
-from placement.scheduler import ClusterResult, NearestMiss, Result, Verdict, cluster_results, decide, verdicts
+from placement.scheduler import NearestMiss, Result, Verdict, cluster_results, decide, verdicts
 from placement.spec import Spec
 
 
@@ -163,7 +163,7 @@ class Explained:
 
 
 def summary_of(spec: Spec, result: Result) -> dict[str, Any]:
-    """The gist that is stored: losses per filter, best hosts with scores, nearest miss, each cluster's share."""
+    """The gist that is stored: losses per filter, best hosts with scores, nearest miss."""
     return {
         "host": result.host,
         "considered": result.considered,
@@ -175,18 +175,6 @@ def summary_of(spec: Spec, result: Result) -> dict[str, Any]:
             for one in result.top
         ],
         "nearest": _miss(spec, result.nearest),
-        "clusters": [_cluster(one) for one in result.clusters],
-    }
-
-
-def _cluster(one: ClusterResult) -> dict[str, Any]:
-    return {
-        "id": one.id,
-        "name": one.name,
-        "rank": one.rank,
-        "considered": one.considered,
-        "fit": one.fit,
-        "lost": dict(one.lost),
     }
 
 

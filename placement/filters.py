@@ -258,7 +258,7 @@ FILTERS: tuple[Filter, ...] = (
     Filter("threshold", _thresholds, _measure_thresholds, ease=6, about_load=True),
     Filter(
         "vcpus",
-        lambda s, f: f.vcpu_capacity - f.vcpu_claimed >= s.vcpus,
+        lambda s, f: f.vcpu_free >= s.vcpus,
         lambda s, f, i: Measure(s.vcpus, int(f.vcpu_capacity[i]) - int(f.vcpu_claimed[i])),
         ease=5,
         about_load=True,
@@ -266,7 +266,7 @@ FILTERS: tuple[Filter, ...] = (
     ),
     Filter(
         "memory",
-        lambda s, f: f.memory_capacity_mib - f.memory_claimed_mib >= s.memory_mib,
+        lambda s, f: f.memory_free_mib >= s.memory_mib,
         lambda s, f, i: Measure(s.memory_mib, int(f.memory_capacity_mib[i]) - int(f.memory_claimed_mib[i])),
         ease=5,
         about_load=True,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.integer[Any]]
+Counts = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
 CONNECTIONS = ("unknown", "up", "unreachable")
@@ -37,6 +38,8 @@ LOAD: tuple[tuple[str, str], ...] = (
     ("hold", "u1"),
 )
 """The columns that change all the time, with their types as stored."""
+STATE = tuple(name for name, _ in LOAD if name not in ("consoles", "console_limit"))
+"""Those that the database knows with the host."""
 CHANGE = np.dtype([("host", "<i4"), *LOAD])
 
 
@@ -211,6 +214,16 @@ def _any(columns: Mapping[str, Bools], count: int) -> Bools:
 
 
 @dataclass
+class Derived:
+    """What follows from a fleet's columns, kept by an owner who changes it with them. ``standings``: verdicts that
+    depend neither on capacity nor on claims, by what is asked."""
+
+    vcpu_free: Ints
+    memory_free_mib: Ints
+    standings: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass
 class Fleet:
     """The hosts and what is on them. Columns are changed in place by their owner only; others :meth:`copy` first."""
 
@@ -224,6 +237,38 @@ class Fleet:
     schedulable: Bools
     connection: Ints
     hold: Ints
+    derived: Derived | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def vcpu_free(self) -> Ints:
+        """vCPUs that each host has left, below zero where more is claimed than it may promise."""
+        return self.vcpu_capacity - self.vcpu_claimed if self.derived is None else self.derived.vcpu_free
+
+    @property
+    def memory_free_mib(self) -> Ints:
+        """The same of memory."""
+        if self.derived is None:
+            return self.memory_capacity_mib - self.memory_claimed_mib
+        return self.derived.memory_free_mib
+
+    def derive(self) -> None:
+        """Keeps what follows from the columns from now on. Whoever changes columns then calls this again, or
+        :meth:`put`."""
+        self.derived = None
+        self.derived = Derived(self.vcpu_free, self.memory_free_mib)
+
+    def put(self, place: int, values: Sequence[Any]) -> None:
+        """One host's new entries, in the order of :data:`STATE`."""
+        vcpus, memory, vcpus_claimed, memory_claimed, *standing = values
+        self.vcpu_capacity[place], self.memory_capacity_mib[place] = vcpus, memory
+        self.vcpu_claimed[place], self.memory_claimed_mib[place] = vcpus_claimed, memory_claimed
+        if self.derived is not None:
+            self.derived.vcpu_free[place] = vcpus - vcpus_claimed
+            self.derived.memory_free_mib[place] = memory - memory_claimed
+        if [self.schedulable[place], self.connection[place], self.hold[place]] != standing:
+            self.schedulable[place], self.connection[place], self.hold[place] = standing
+            if self.derived is not None:
+                self.derived.standings.clear()
 
     def __len__(self) -> int:
         return len(self.structure)

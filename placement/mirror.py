@@ -21,8 +21,8 @@ from django.db import connection, transaction
 
 from cloudops.inventory import signals
 from cloudops.inventory.notices import ask
-from placement import capacity, readings, versions
-from placement.fleet import CONNECTIONS, HOLDS, LOAD, Fleet, HostRow
+from placement import capacity, readings, statements, versions
+from placement.fleet import CONNECTIONS, HOLDS, STATE, Fleet, HostRow
 from placement.models import FleetSnapshot
 
 RELOAD_SHARE = 50
@@ -30,20 +30,23 @@ RELOAD_SHARE = 50
 SNAPSHOT_CHANGES = 256
 SNAPSHOT_AGE = timedelta(hours=1)
 SQLITE_OVERLAP = 64
+MOST_DIFFERENCES = 64
+"""So many are read by the prepared statement, whose plan is made for few; when there are more, all are read anew."""
 MOST_PENDING = 8
-_LOAD_COLUMNS = tuple(name for name, _ in LOAD if name not in ("consoles", "console_limit"))
 
 DIFFERENCES = """
 SELECT c.host_id, c.vcpu_capacity, c.memory_capacity_mib, c.vcpu_claimed, c.memory_claimed_mib,
        h.schedulable, h.connection, c.hold, c.structure, {horizon}, {own}
 FROM placement_hostcapacity c JOIN inventory_host h ON h.id = c.host_id
-WHERE c.version >= %s
+WHERE c.version >= %s{cast}
 """
 _POSTGRES = DIFFERENCES.format(
+    cast="::bigint",
     horizon=versions.POSTGRES_OLDEST,
     own="COALESCE(c.version = pg_current_xact_id_if_assigned()::text::bigint, false)",
 )
-_SQLITE = DIFFERENCES.format(horizon="c.version + 1", own="1")
+_POSTGRES_FEW = f"{_POSTGRES} ORDER BY c.version LIMIT {MOST_DIFFERENCES}"
+_SQLITE = DIFFERENCES.format(cast="", horizon="c.version + 1", own="1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,7 @@ class Mirror:
         else:
             self.fleet = Fleet.build([one.row for one in found], clusters)
             self._forget_snapshots()
+        self.fleet.derive()
         self._fingerprints, self._told = fingerprints, {one.row.id: one.structure for one in found}
         self._horizon, self._unsure = horizon, _own_changes()
         self._load_seconds = time.monotonic() - started
@@ -149,7 +153,7 @@ class Mirror:
         """The same hosts: only what differs is changed, so that stored snapshots stay of use."""
         places = [fleet.structure.index[row.id] for row in rows]
         differs = np.zeros(len(fleet), dtype=bool)
-        for name in _LOAD_COLUMNS:
+        for name in STATE:
             column = getattr(fleet, name)
             fresh = column.copy()
             fresh[places] = [_value(name, getattr(row, name)) for row in rows]
@@ -162,32 +166,39 @@ class Mirror:
         fleet = self.fleet
         if fleet is None:
             return False
-        postgres = connection.vendor == "postgresql"
-        query, parameters = (_POSTGRES if postgres else _SQLITE), [self._horizon]
+        rows = self._differences()
+        self._unsure = set()
+        return self._apply(fleet, rows)
+
+    def _differences(self) -> list[tuple[Any, ...]]:
+        if connection.vendor == "postgresql" and not self._unsure:
+            with statements.prepared() as cursor:
+                cursor.execute(_POSTGRES_FEW, [str(self._horizon)])
+                few: list[tuple[Any, ...]] = cursor.fetchall()
+            if len(few) < MOST_DIFFERENCES:
+                return few
+        query, parameters = (_POSTGRES if connection.vendor == "postgresql" else _SQLITE), [self._horizon]
         if self._unsure:
             marks = ", ".join(["%s"] * len(self._unsure))
-            query, parameters = f"{query} OR c.host_id IN ({marks})", [*parameters, *map(_key, self._unsure)]
+            query = f"{query} OR c.host_id IN ({marks})"
+            parameters += [statements.key_of(UUID(host)) for host in self._unsure]
         with connection.cursor() as cursor:
             cursor.execute(query, parameters)
-            rows = cursor.fetchall()
-        self._unsure = set()
-        return self._apply(fleet, rows, postgres=postgres)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
-    def _apply(self, fleet: Fleet, rows: list[tuple[Any, ...]], *, postgres: bool) -> bool:
-        index = fleet.structure.index
+    def _apply(self, fleet: Fleet, rows: list[tuple[Any, ...]]) -> bool:
+        postgres, index = connection.vendor == "postgresql", fleet.structure.index
         in_transaction = connection.in_atomic_block
         places: set[int] = set()
-        for host_id, vcpus, memory, vcpus_claimed, memory_claimed, open_, link, hold, structure, horizon, own in rows:
+        for host_id, *numbers, open_, link, hold, structure, horizon, own in rows:
             host = str(host_id if postgres else UUID(host_id))
             place = index.get(host)
             if place is None or self._told[host] != structure:
                 self._note(places)
                 return False
             places.add(place)
-            fleet.vcpu_capacity[place], fleet.memory_capacity_mib[place] = vcpus, memory
-            fleet.vcpu_claimed[place], fleet.memory_claimed_mib[place] = vcpus_claimed, memory_claimed
-            fleet.schedulable[place] = open_
-            fleet.connection[place], fleet.hold[place] = CONNECTIONS.index(link), HOLDS.index(hold)
+            fleet.put(place, (*numbers, open_, CONNECTIONS.index(link), HOLDS.index(hold)))
             self._horizon = max(self._horizon, horizon if postgres else horizon - SQLITE_OVERLAP)
             if own and in_transaction:
                 self._unsure.add(host)  # this transaction may yet be undone
@@ -213,10 +224,6 @@ def _value(name: str, value: Any) -> Any:
     if name == "connection":
         return CONNECTIONS.index(value)
     return HOLDS.index(value) if name == "hold" else value
-
-
-def _key(host: str) -> Any:
-    return FleetSnapshot._meta.pk.get_db_prep_value(UUID(host), connection)
 
 
 def _own_changes() -> set[str]:

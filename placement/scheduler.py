@@ -6,25 +6,29 @@ change of the rules would make an old decision come out differently.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from placement.filters import FILTERS, Column, Filter, Measure
-from placement.fleet import Bools, Fleet, Floats, Ints
+from placement.fleet import Bools, Counts, Fleet, Floats, Ints
 from placement.spec import Spec
 from placement.weighers import TAKES_TURNS, WEIGHERS, allocator_for, cluster_ranks, mix, with_preferences
 
 ENGINE = 1
+_Asked = list[tuple[Filter, Bools]]
 TOP = 5
 AS_GOOD = 0.01
 """Hosts whose scores differ by less than this share of the weights' sum are equally good."""
-MOST_CLUSTERS = 64
-"""Fleets of more clusters are summed up as a whole only; a replay tells about each."""
 OUT_OF_QUESTION = 60
 """Counts as so many failed filters: nothing that people could change would let the host pass."""
+MOST_STANDINGS = 64
+_STANDING = tuple(one for one in FILTERS if not one.about_load)
+_ABOUT_LOAD = tuple(one for one in FILTERS if one.about_load)
+_EASES = tuple(sorted({one.ease for one in FILTERS if one.ease}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,6 @@ class Result:
     allocator: str
     top: tuple[Scored, ...]
     nearest: NearestMiss | None
-    clusters: tuple[ClusterResult, ...]
     columns: Mapping[str, Column] = field(repr=False)
     places: Ints = field(repr=False)
     scores: Floats = field(repr=False)
@@ -95,16 +98,18 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
+    """``failed``: how many filters each host fails, those that nothing could change counting for many."""
+
     columns: dict[str, Column]
     fits: Bools
     lost: dict[str, int]
+    failed: Counts
 
 
 def decide(spec: Spec, fleet: Fleet) -> Result:
     """Judges every host and chooses the best that fits."""
     judged = _judge(spec, fleet)
     places = np.flatnonzero(judged.fits)
-    many = len(fleet.structure.clusters) > MOST_CLUSTERS
     chosen = _choose(spec, fleet, places)
     return Result(
         host=None if chosen.place is None else fleet.structure.ids[chosen.place],
@@ -115,7 +120,6 @@ def decide(spec: Spec, fleet: Fleet) -> Result:
         allocator=chosen.allocator,
         top=chosen.top,
         nearest=_nearest(spec, fleet, judged),
-        clusters=() if many else cluster_results(spec, fleet, judged),
         columns=judged.columns,
         places=chosen.places,
         scores=chosen.scores,
@@ -147,20 +151,34 @@ def _verdict(spec: Spec, fleet: Fleet, one: Filter, column: Column, place: int) 
 
 
 def _judge(spec: Spec, fleet: Fleet) -> _Judged:
-    fits = np.ones(len(fleet), dtype=bool)
-    left = len(fleet)
-    columns: dict[str, Column] = {}
-    lost: dict[str, int] = {}
-    for one in FILTERS:
+    """What does not depend on the load is the same for all requests that ask the same of hosts: an owner's fleet keeps
+    it."""
+    known = {} if fleet.derived is None else fleet.derived.standings
+    standing: _Judged | None = known.get(spec.of_hosts)
+    if standing is None:
+        if len(known) >= MOST_STANDINGS:
+            known.clear()
+        standing = known[spec.of_hosts] = _ask(_STANDING, spec, fleet, _nothing_asked(fleet))
+    return _ask(_ABOUT_LOAD, spec, fleet, standing)
+
+
+def _nothing_asked(fleet: Fleet) -> _Judged:
+    return _Judged({}, np.ones(len(fleet), dtype=bool), {}, np.zeros(len(fleet), dtype=np.uint8))
+
+
+def _ask(filters: Iterable[Filter], spec: Spec, fleet: Fleet, before: _Judged) -> _Judged:
+    columns, lost, fits, failed = dict(before.columns), dict(before.lost), before.fits, before.failed
+    left = len(fleet) - sum(lost.values())
+    for one in filters:
         column = columns[one.name] = one.passes(spec, fleet)
         if column is None:
             continue
-        remaining = fits & column
-        count = int(np.count_nonzero(remaining))
+        fits = fits & column
+        failed = failed + (~column if one.ease else ~column * np.uint8(OUT_OF_QUESTION))
+        count = int(np.count_nonzero(fits))
         if count != left:
             lost[one.name], left = left - count, count
-        fits = remaining
-    return _Judged(columns, fits, lost)
+    return _Judged(columns, fits, lost, failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +196,7 @@ def _choose(spec: Spec, fleet: Fleet, places: Ints) -> _Chosen:
         return _Chosen(None, name, places, np.zeros(0))
     weights = with_preferences(spec, weights)
     parts = {weigher: weight * WEIGHERS[weigher](spec, fleet, places) for weigher, weight in weights.items()}
-    scores = np.sum(list(parts.values()), axis=0) if len(parts) > 1 else next(iter(parts.values()))
+    scores = reduce(np.add, parts.values())
     best = _best(scores, max(TOP, spec.among))
     pick = best[0]
     if name in TAKES_TURNS and spec.among > 1:
@@ -186,8 +204,10 @@ def _choose(spec: Spec, fleet: Fleet, places: Ints) -> _Chosen:
         equal = [at for at in best[: spec.among] if scores[at] >= margin]
         pick = equal[int(mix(np.array([spec.seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64))[0]) % len(equal)]
     shown = [pick, *(at for at in best if at != pick)][:TOP]
+    told = zip(*(part[shown].tolist() for part in parts.values()), strict=True)
     top = tuple(
-        _scored(fleet, int(places[at]), {name: float(part[at]) for name, part in parts.items()}) for at in shown
+        _scored(fleet, place, dict(zip(parts, values, strict=True)))
+        for place, values in zip(places[shown].tolist(), told, strict=True)
     )
     return _Chosen(int(places[pick]), name, places, scores, top)
 
@@ -234,15 +254,12 @@ def _nearest(spec: Spec, fleet: Fleet, judged: _Judged) -> NearestMiss | None:
     """Of the hosts that fail, the one that fails fewest filters, then the easiest to change, then by least."""
     if not judged.lost:
         return None
-    failed = np.zeros(len(fleet), dtype=np.uint8)
-    asked = [(one, column) for one in FILTERS if (column := judged.columns[one.name]) is not None]
-    for one, column in asked:
-        failed += ~column * np.uint8(OUT_OF_QUESTION if not one.ease else 1)
-    failed[judged.fits] = OUT_OF_QUESTION
-    least = int(failed.min(initial=OUT_OF_QUESTION))
-    if least >= OUT_OF_QUESTION:
+    failed = judged.failed - np.uint8(1)  # of hosts that fail none it is the largest number now
+    least = int(failed.min())
+    if least >= OUT_OF_QUESTION - 1:
         return None
-    places = np.flatnonzero(failed == least)
+    asked = [(one, column) for one in FILTERS if (column := judged.columns[one.name]) is not None]
+    places, asked = _easiest(failed == least, asked, alone=least == 0)
     cost = np.zeros(len(places))
     for one, column in asked:
         misses = ~column[places]
@@ -261,6 +278,19 @@ def _nearest(spec: Spec, fleet: Fleet, judged: _Judged) -> NearestMiss | None:
         missed,
         tuple(smallest_change(verdict) for verdict in missed),
     )
+
+
+def _easiest(hosts: Bools, asked: _Asked, *, alone: bool) -> tuple[Ints, _Asked]:
+    """The places of these hosts, and the filters, that are worth comparing: where each host fails a filter ``alone``,
+    those with the easiest filter, as shortfalls weigh less than one step of ease."""
+    if alone:
+        for ease in _EASES:
+            group = [(one, column) for one, column in asked if one.ease == ease]
+            if group and (found := hosts & ~reduce(np.logical_and, (column for _, column in group))).any():
+                if all(one.shortfall is None for one, _ in group):
+                    return np.array([found.argmax()]), group
+                return np.flatnonzero(found), group
+    return np.flatnonzero(hosts), asked
 
 
 _CHANGES: Mapping[str, str] = {
@@ -293,7 +323,7 @@ def smallest_change(verdict: Verdict) -> dict[str, Any]:
     return change
 
 
-def cluster_results(spec: Spec, fleet: Fleet, judged: _Judged | Result) -> tuple[ClusterResult, ...]:
+def cluster_results(spec: Spec, fleet: Fleet, judged: Result) -> tuple[ClusterResult, ...]:
     """Each cluster's share of a result, in the order in which clusters are looked at."""
     structure = fleet.structure
     if not structure.clusters:

@@ -214,7 +214,7 @@ class DecisionDetailSerializer(DecisionSerializer):
     @extend_schema_field(JudgedClusterSerializer(many=True, allow_null=True))
     def get_clusters(self, decision: Decision) -> list[dict[str, Any]]:
         if self.explained is None:
-            return [{**cluster, "hosts": []} for cluster in decision.summary["clusters"]]
+            return []
         return clusters_told(self.explained, self.context["shown"])
 
 

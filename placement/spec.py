@@ -85,6 +85,14 @@ class Spec:
         """Whether clusters that are nearly full are left out: for new VMs and starts, never for moves."""
         return self.purpose in (Purpose.DEPLOY, Purpose.START, Purpose.DRY_RUN)
 
+    @property
+    def of_hosts(self) -> tuple[Any, ...]:
+        """What it asks of hosts whatever is on them: the same for requests that every filter not ``about_load`` judges
+        the same."""
+        home = None if self.across_clusters else self.home_cluster
+        asked = (self.kind, self.cpu_model, home, self.networks, self.datastores, self.local_disks)
+        return (*asked, tuple(self.tags), self.only_hosts, tuple(self.exclude_hosts))
+
     def to_json(self) -> dict[str, Any]:
         """JSON's own types; values that are the default are left out."""
         values = ((name, getattr(self, name), default) for name, default in _DEFAULTS)

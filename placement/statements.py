@@ -2,19 +2,26 @@
 
 ``UPDATE … WHERE`` waits for others' changes of the row and then looks at it again, so the room is really there. On
 PostgreSQL the claim, and the decision that led to it, are inserted by the same statement: one round trip, all or
-nothing, with or without a transaction around it.
+nothing, with or without a transaction around it. What every placement runs is prepared once per connection: planning
+it would cost more than executing it.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
+from uuid import UUID
 
+import psycopg
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 from django.db.models import Model
 
 from placement import versions
-from placement.models import Claim, Decision
+from placement.models import Claim, Decision, HostCapacity
 
 TAKE_ROOM = """
 UPDATE placement_hostcapacity SET
@@ -57,9 +64,39 @@ def _insert(model: type[Model], *, source: str, prefix: str = "") -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608
 
 
+def key_of(host_id: UUID) -> Any:
+    """A host's id as the present database keeps it."""
+    return HostCapacity._meta.pk.get_db_prep_value(host_id, connection)
+
+
 def values_of(row: Model, *, prefix: str = "") -> dict[str, Any]:
-    """A row's values as the database driver takes them, by column."""
-    return {
-        f"{prefix}{field.column}": field.get_db_prep_save(getattr(row, field.attname), connection)
-        for field in row._meta.concrete_fields
-    }
+    """A row's values by column, for :func:`prepared`."""
+    return {name: as_text(getattr(row, attribute)) for name, attribute in _columns(type(row), prefix)}
+
+
+@cache
+def _columns(model: type[Model], prefix: str) -> tuple[tuple[str, str], ...]:
+    return tuple((f"{prefix}{field.column}", field.attname) for field in model._meta.concrete_fields)
+
+
+def as_text(value: Any) -> str | bytes | None:
+    """As PostgreSQL reads it, whatever the column's type. One type for all parameters: by a driver's own choice of them
+    (a small number, a large one, none) the same statement would be prepared again and again."""
+    if value is None or value.__class__ in (str, bytes):
+        return value
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, dict | list) else str(value)
+
+
+class _Prepared(psycopg.Cursor[Any]):
+    """Binds parameters on the server, where the statement is kept prepared."""
+
+    def execute(self, query: Any, params: Any = None, **_: Any) -> _Prepared:
+        return super().execute(query, params, prepare=True)
+
+
+@contextmanager
+def prepared() -> Iterator[CursorWrapper]:
+    """A cursor of the present PostgreSQL connection that prepares what it executes."""
+    with connection.cursor() as cursor:
+        cursor.cursor = _Prepared(cursor.cursor.connection)
+        yield cursor

@@ -25,13 +25,13 @@ def _share(free: Ints, capacity: Ints) -> Floats:
 def free_memory(spec: Spec, fleet: Fleet, places: Ints) -> Floats:
     """Share of the host's memory that is still free with this VM on it."""
     capacity = fleet.memory_capacity_mib[places]
-    return _share(capacity - fleet.memory_claimed_mib[places] - spec.memory_mib, capacity)
+    return _share(fleet.memory_free_mib[places] - spec.memory_mib, capacity)
 
 
 def free_cpu(spec: Spec, fleet: Fleet, places: Ints) -> Floats:
     """Share of the host's vCPUs that is still free with this VM on it."""
     capacity = fleet.vcpu_capacity[places]
-    return _share(capacity - fleet.vcpu_claimed[places] - spec.vcpus, capacity)
+    return _share(fleet.vcpu_free[places] - spec.vcpus, capacity)
 
 
 def free_consoles(spec: Spec, fleet: Fleet, places: Ints) -> Floats:
@@ -87,7 +87,7 @@ def cluster_ranks(spec: Spec, fleet: Fleet) -> Ints:
         return np.arange(count)
     usable = fleet.schedulable & (fleet.connection == 1) & (fleet.hold == 0)
     cpu = spec.cluster_order == "cpu"
-    free = fleet.vcpu_capacity - fleet.vcpu_claimed if cpu else fleet.memory_capacity_mib - fleet.memory_claimed_mib
+    free = fleet.vcpu_free if cpu else fleet.memory_free_mib
     sums = np.add.reduceat(np.where(usable, free, 0), fleet.structure.starts, dtype=np.int64)
     ranks = np.empty(count, dtype=np.int64)
     ranks[np.argsort(-sums, kind="stable")] = np.arange(count)
