@@ -5,12 +5,16 @@
 /bin/busybox mount -t devtmpfs dev /dev
 export PATH=/bin HOME=/root TERM=linux
 mkdir -p /dev/pts /tmp && mount -t devpts devpts /dev/pts
+# Memory beside the boot memory goes on line by itself; Debian's kernels leave it offline. What was there before this was
+# said (DIMMs that the VM was started with) is put on line here; what virtio_mem finds comes after.
+echo online_movable > /sys/devices/system/memory/auto_online_blocks 2>/dev/null
+for block in /sys/devices/system/memory/memory[0-9]*; do
+  read -r state < "$block/state" && [ "$state" = offline ] && echo online_movable > "$block/state" 2>/dev/null
+done
 for module in $(cat /lib/modules/order); do insmod "/lib/modules/$module" 2>/dev/null; done
 for word in $(cat /proc/cmdline); do
   case $word in lab.name=*) hostname "${word#lab.name=}" ;; esac
 done
-# Hot-added memory goes on line by itself; Debian's kernels leave it offline.
-echo online_movable > /sys/devices/system/memory/auto_online_blocks 2>/dev/null
 ip link set lo up 2>/dev/null
 [ -e /sys/class/net/eth0 ] && ip link set eth0 up
 acpid -f -l /dev/null -c /etc/acpi &

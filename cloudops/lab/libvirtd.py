@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from cloudops.lab.cpu_cgroup import CpuCgroup, make_cpu_cgroup
 from cloudops.lab.domain import GuestSpec, domain_xml
 from cloudops.lab.libvirtd_config import Listen, daemon_settings, qemu_settings, write_lines
 from cloudops.lab.process import Child, ServiceError, find_program, log_tail
@@ -62,6 +63,7 @@ class LibvirtHost:
         self._socket_gid = socket_gid
         self._child: Child | None = None
         self._lock: IO[str] | None = None
+        self._cpu: CpuCgroup | None = None
 
     # -- life of the host
 
@@ -109,6 +111,9 @@ class LibvirtHost:
         finally:
             self._kill_host(self._child)
             self._child = None
+            if self._cpu is not None:
+                self._cpu.remove()
+                self._cpu = None
             if self._lock is not None:
                 self._lock.close()
                 self._lock = None
@@ -262,9 +267,11 @@ class LibvirtHost:
         (self.state_dir / "run").chmod(0o750)
         if self._socket_gid is not None:
             os.chown(self.state_dir / "run", -1, self._socket_gid)
+        self._cpu = make_cpu_cgroup(f"cloudops-lab-{self.uuid}")
         listen = self._listen or Listen()
         write_lines(self.state_dir / "etc/libvirtd.conf", daemon_settings(listen, self.uuid))
-        write_lines(self.state_dir / "etc/qemu.conf", qemu_settings(listen.address, self._vnc_ports))
+        settings = qemu_settings(listen.address, self._vnc_ports, cpu_control=self._cpu is not None)
+        write_lines(self.state_dir / "etc/qemu.conf", settings)
         write_lines(self.state_dir / "etc/libvirt.conf", [])
         write_lines(self.state_dir / "hosts", ["127.0.0.1 localhost", *self._host_names(), *_lines("/etc/hosts")])
         users = [line for line in _lines("/etc/passwd") if not line.startswith("libvirt-qemu:")]
@@ -283,6 +290,8 @@ class LibvirtHost:
         script = Path(__file__).parent / "libvirt_host.sh"
         command = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
         command += ["--propagation", "private", "bash", str(script), str(self.state_dir), self.name]
+        if self._cpu is not None:
+            command += [str(self._cpu.path), str(self._cpu.mount_point)]
         if self.network_namespace is not None:
             command = ["nsenter", f"--net={self.network_namespace}", "--", *command]
         environment = {**os.environ, "LC_ALL": "C.UTF-8", "LIBVIRTD_ARGS": "--listen" if self._listen else ""}

@@ -51,8 +51,9 @@ def daemon_settings(listen: Listen, host_uuid: str) -> list[str]:
     return [_setting(name, value) for name, value in settings.items()]
 
 
-def qemu_settings(address: str, vnc_ports: tuple[int, int]) -> list[str]:
-    """Lines of qemu.conf; ``address`` is where guests' VNC servers listen and migrations arrive."""
+def qemu_settings(address: str, vnc_ports: tuple[int, int], *, cpu_control: bool = False) -> list[str]:
+    """Lines of qemu.conf; ``address`` is where guests' VNC servers listen and migrations arrive. ``cpu_control``:
+    guests get cgroups of the CPU controller, so that they can be weighed and limited."""
     settings: dict[str, str | int] = {
         "user": "root",
         "group": "root",
@@ -67,7 +68,9 @@ def qemu_settings(address: str, vnc_ports: tuple[int, int]) -> list[str]:
     }
     if not address.startswith("127."):  # libvirtd refuses a loopback address here
         settings |= {"migration_host": address, "migration_address": address}
-    return ["namespaces = []", "cgroup_controllers = []", *(_setting(name, value) for name, value in settings.items())]
+    controllers = '["cpu"]' if cpu_control else "[]"
+    lists = ["namespaces = []", f"cgroup_controllers = {controllers}"]
+    return [*lists, *(_setting(name, value) for name, value in settings.items())]
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:

@@ -103,7 +103,7 @@ FULL = """
     <graphics type='vnc' port='5902' autoport='yes' listen='10.0.0.5' passwd='topsecret'>
       <listen type='address' address='10.0.0.5'/>
     </graphics>
-    <memory model='dimm'/><memory model='virtio-mem'/>
+    <memballoon model='virtio'/><memory model='dimm'/><memory model='virtio-mem'/>
   </devices>
 </domain>"""
 

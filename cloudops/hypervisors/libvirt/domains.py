@@ -9,12 +9,9 @@ from dataclasses import dataclass, field
 import libvirt
 
 from cloudops.hypervisors.libvirt.reach import DiskSource, Reach, read_disks, read_networks
+from cloudops.hypervisors.libvirt.sizes import read_sizes, text
 from cloudops.hypervisors.port import PowerState, ScalingFacts, VmFacts
 
-# libvirt scales with binary units, and counts KiB where none is named.
-_KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "KB": 1000 / 1024, "k": 1, "KiB": 1, "MB": 1000**2 / 1024, "M": 1024,
-        "MiB": 1024, "GB": 1000**3 / 1024, "G": 1024**2, "GiB": 1024**2, "TB": 1000**4 / 1024, "T": 1024**3,
-        "TiB": 1024**3}  # fmt: skip
 _LIBOSINFO = "{http://libosinfo.org/xmlns/libvirt/domain/1.0}"
 
 _POWER_STATES = {
@@ -57,20 +54,11 @@ class DomainDefinition:
 def read_domain(xml: str) -> DomainDefinition:
     """Reads the XML of a running or a stopped domain. Raises ValueError or ET.ParseError when it is not one."""
     domain = ET.fromstring(xml)  # noqa: S314  (from libvirtd, which we trust with far more)
-    vcpu = domain.find("vcpu")
-    max_vcpus = int(_text(vcpu) or 1)
-    memory_mib = _mib(domain.find("memory"))
-    current = domain.find("currentMemory")
-    ceiling = domain.find("maxMemory")
+    sizes = read_sizes(domain)
     return DomainDefinition(
-        vcpus=int(vcpu.get("current", max_vcpus)) if vcpu is not None else 1,
-        memory_mib=memory_mib if current is None else _mib(current),
-        scaling=ScalingFacts(
-            max_vcpus=max_vcpus,
-            max_memory_mib=memory_mib if ceiling is None else _mib(ceiling),
-            memory_slots=0 if ceiling is None else int(ceiling.get("slots", "0")),
-            memory_slots_used=len(domain.findall("devices/memory")),
-        ),
+        vcpus=sizes.vcpus,
+        memory_mib=sizes.memory_mib,
+        scaling=sizes.scaling,
         guest_os=_guest_os(domain),
         vnc=_vnc(domain),
         disks=read_disks(domain),
@@ -130,20 +118,10 @@ def _cpu_model(domain: ET.Element) -> str:
         return ""
     if cpu.get("mode") in ("host-passthrough", "maximum"):
         return cpu.get("mode", "")
-    return _text(cpu.find("model"))
+    return text(cpu.find("model"))
 
 
 def _guest_os(domain: ET.Element) -> str:
     """The short name of the operating system that virt-manager and others note down: ``debian/12``."""
     system = domain.find(f"metadata/{_LIBOSINFO}libosinfo/{_LIBOSINFO}os")
     return "" if system is None else "/".join(system.get("id", "").rstrip("/").split("/")[-2:])
-
-
-def _mib(element: ET.Element | None) -> int:
-    if element is None:
-        return 0
-    return int(int(_text(element)) * _KIB[element.get("unit", "KiB")] / 1024)
-
-
-def _text(element: ET.Element | None) -> str:
-    return "" if element is None else (element.text or "").strip()

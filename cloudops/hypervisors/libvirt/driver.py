@@ -13,6 +13,7 @@ import libvirt
 import libvirt_qemu
 
 from cloudops.hypervisors.hub import EventHub
+from cloudops.hypervisors.libvirt import scaling
 from cloudops.hypervisors.libvirt.backoff import Backoff
 from cloudops.hypervisors.libvirt.compatibility import check
 from cloudops.hypervisors.libvirt.domains import VncDisplay, power_state, read_domain, vm_facts
@@ -42,7 +43,10 @@ from cloudops.hypervisors.port import (
     PowerAction,
     PowerState,
     ProbeStep,
+    ResizeStep,
+    ScalingState,
     Screenshot,
+    Shape,
     Transport,
     Unreachable,
     VmFacts,
@@ -175,7 +179,12 @@ class LibvirtHypervisor:
             if action is not PowerAction.STOP:
                 demand_idle(domain)
             arguments = (0,) if action in _TAKES_FLAGS else ()
-            getattr(domain, _POWER[action])(*arguments)
+            try:
+                getattr(domain, _POWER[action])(*arguments)
+            except libvirt.libvirtError as error:
+                if action is not PowerAction.START or not scaling.untuned(handle, domain, error):
+                    raise
+                domain.create()
 
         self._call(act)
 
@@ -193,6 +202,15 @@ class LibvirtHypervisor:
 
     def discard(self, vm_ref: str) -> None:
         self._migrations.discard(vm_ref)
+
+    def scaling(self, vm_ref: str) -> ScalingState:
+        return self._call(lambda handle: scaling.read(handle, vm_ref))
+
+    def resize(self, vm_ref: str, step: ResizeStep) -> None:
+        self._call(lambda handle: scaling.resize(handle, vm_ref, step))
+
+    def define(self, vm_ref: str, shape: Shape) -> None:
+        self._call(lambda handle: scaling.define(handle, vm_ref, shape))
 
     def subscribe(self, sink: EventSink) -> Callable[[], None]:
         cancel = self._hub.subscribe(sink)
