@@ -109,19 +109,19 @@ _UNITS: Final = {Resource.VCPUS: "vCPU", Resource.MEMORY: "MiB", Resource.CPU_SP
 def amount(value: int, unit: str) -> str:
     """Exactly, as a plan is about single MiB: "1025 MiB", "2 GiB", "3 vCPUs"."""
     if unit == "MiB":
-        return f"{value // 1024} GiB" if value and value % 1024 == 0 else f"{value} MiB"
+        return f"{value // 1024:,} GiB" if value and value % 1024 == 0 else f"{value:,} MiB"
     if unit == "vCPU":
         return "1 vCPU" if value == 1 else f"{value} vCPUs"
     if unit == "MHz" and not value:
         return "not set"
-    return f"{value} {unit}".strip()
+    return f"{value:,} {unit}".strip()
 
 
 def size_words(size: Size) -> str:
     """ "2 vCPUs, 1025 MiB, 500 MHz each" """
     parts = [amount(size.vcpus, "vCPU"), amount(size.memory_mib, "MiB")]
     if size.cpu_mhz:
-        parts.append(f"{'at most ' if size.cpu_cap else ''}{size.cpu_mhz} MHz{' each' if size.vcpus > 1 else ''}")
+        parts.append(f"{'at most ' if size.cpu_cap else ''}{size.cpu_mhz:,} MHz{' each' if size.vcpus > 1 else ''}")
     return ", ".join(parts)
 
 

@@ -10,6 +10,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 
 from cloudops.core.models import Operation
 from cloudops.core.operations_view import told_to
+from scaling import resizes
 from scaling.models import Resize
 from scaling.telling import size_words
 from scaling.values import Size
@@ -34,6 +35,7 @@ class ResizeLine:
     from_words: str
     to_words: str
     may_continue: bool
+    why_no_cancel: str
 
     @property
     def running(self) -> bool:
@@ -73,7 +75,16 @@ def line(user: Any, row: Resize) -> ResizeLine:
         from_words=size_words(Size(**row.from_size)),
         to_words=size_words(Size(**row.to_size)),
         may_continue=_open(row),
+        why_no_cancel=_why_no_cancel(row),
     )
+
+
+def _why_no_cancel(row: Resize) -> str:
+    if row.ended_at is not None:
+        return "It has ended."
+    if row.cancel_requested_at is not None:
+        return f"{row.cancel_requested_by} has asked for that already."
+    return "" if row.phase in resizes.BEFORE_CHANGES else "It is at a step that cannot be taken back."
 
 
 def _open(row: Resize) -> bool:
@@ -89,5 +100,5 @@ def _outcome(row: Resize, operation: Operation) -> tuple[str, str]:
 
 
 def guest_words(row: Resize) -> str:
-    """What the guest says that it has of it."""
-    return ""
+    """What the VM and its guest have of it, as was read back at the end; empty before that."""
+    return str(row.seen.get("words", ""))

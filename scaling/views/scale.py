@@ -259,6 +259,6 @@ def _told(vm: Vm) -> dict[UUID, ScalingState]:
 def _line(offering: Offering, plan: Plan, user: User) -> Line:
     told = telling.tell(plan, sees_fleet=user.sees_fleet, with_token=False)
     size = offering_rules.words(offering_rules.values(offering))
-    first = told.reasons[0] if told.reasons else None
+    first = next((one for one in told.reasons if one.code != "busy"), None)
     remedy = first.remedies[0] if first and first.remedies and told.reach is Reach.IMPOSSIBLE else ""
     return Line(offering, told, size.vcpus, size.memory, size.speed, first.words if first else told.headline, remedy)

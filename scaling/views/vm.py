@@ -80,7 +80,7 @@ def facts(vm: Vm, user: User, *, settings: RuntimeSettings) -> dict[str, Any]:
         "why_not": "The hypervisor does not report this VM any more." if vm.missing_since else "",
         "real_words": size_words(has.size),
         "wanted_words": size_words(has.wanted) if has.wanted != has.size else "",
-        "guest_words": "" if has.guest_memory_mib is None else f"has {has.guest_memory_mib} MiB of memory",
+        "guest_words": "" if has.guest_memory_mib is None else f"has {has.guest_memory_mib:,} MiB of memory",
         "version_words": _version_words(vm),
         "ceiling_words": _ceiling_words(has.ceiling),
         "ceiling_source": _source_words(has, running=vm.is_running),
