@@ -13,7 +13,7 @@ from placement.planner.explain import Explainer, amount
 from placement.planner.model import Kind, Load, Move, Plan, Problem, Proof, Relaxation, Remedy, Stranded
 from placement.planner.order import Order, arrange
 from placement.planner.room import WORDS, least_left
-from placement.planner.search import Budget, Found, search, take_home
+from placement.planner.search import ORDERS, Budget, Found, search, take_home
 from placement.planner.units import Ceiling, Wanted, wanted
 
 SEARCH_SECONDS = 1.0
@@ -45,18 +45,20 @@ def plan(
     budget_seconds: float = SEARCH_SECONDS,
     exact_seconds: float = EXACT_SECONDS,
     explain: bool = True,
+    orders: int = ORDERS,
     clock: Clock = time.perf_counter,
 ) -> Plan:
     """The best plan found. The search ends after ``budget_seconds``; when it strands VMs whose case is not plain, the
     exact solver gets ``exact_seconds`` (0: never). Equal problems give equal plans as long as neither limit is reached.
-    ``explain`` off: stranded VMs are named without blockers and changes, for who tries something else first.
+    ``explain`` off: stranded VMs are named without blockers and changes, for who tries something else first, perhaps
+    with fewer ``orders`` of placing than the search tries otherwise.
 
     Raises :class:`ValueError` when the problem names hosts or VMs that it does not have.
     """
     began = clock()
     board = Board(problem)
     budget = Budget(began + budget_seconds, clock)
-    draft, order, bound = _best(_place(board, budget, exact_seconds), budget)
+    draft, order, bound = _best(_place(board, budget, exact_seconds, orders), budget)
     stranded = _explained(draft, budget) if explain else _named(draft)
     proof = Proof.PROVEN if draft.proven or not stranded else Proof.NOT_FOUND
     return Plan(
@@ -81,7 +83,7 @@ def _best(drafts: Iterable[_Draft], budget: Budget) -> tuple[_Draft, Order, floa
     return min(tried, key=lambda one: len(one[0].left))
 
 
-def _place(board: Board, budget: Budget, exact_seconds: float) -> list[_Draft]:
+def _place(board: Board, budget: Budget, exact_seconds: float, orders: int) -> list[_Draft]:
     """The exact solver's answer, if it is better, then that of the search."""
     asked = wanted(board)
     left: dict[int, Kind | None] = dict(asked.refused)
@@ -92,7 +94,7 @@ def _place(board: Board, budget: Budget, exact_seconds: float) -> list[_Draft]:
             left.update(dict.fromkeys(unit.vms))
         else:
             units.append(unit)
-    found = search(board, units, budget=budget)
+    found = search(board, units, budget=budget, orders=orders)
     if any(unit in asked.anchored for unit in found.left):
         units, found = _with_whole_groups(board, asked, units, found, budget)
     answers, least, words = [found], 0 if not found.left else None, ""

@@ -184,8 +184,8 @@ class Chains:
         return other.memory < unit.memory + (1 if depth > 1 else 0) or other.vcpus < unit.vcpus
 
 
-def search(board: Board, units: Sequence[Unit], *, budget: Budget, start: Layout | None = None) -> Found:
-    """The best of several tries: fewest units left, then least memory left. When spreading them evenly places all of
+def search(board: Board, units: Sequence[Unit], *, budget: Budget, orders: int = ORDERS) -> Found:
+    """The best of several tries, ``orders`` at most: fewest units left, then least memory left. When spreading them evenly places all of
     them, that is it: a fleet with room to spare is not packed."""
     rng = random.Random(board.problem.seed)
     even = _evenly(board, units, budget, rng)
@@ -193,7 +193,7 @@ def search(board: Board, units: Sequence[Unit], *, budget: Budget, start: Layout
         return even
     weight = {unit.vms[0]: 1.0 for unit in units}
     best = Found(Layout(board), tuple(units))
-    for attempt in range(ORDERS):
+    for attempt in range(orders):
         noise = NOISE if attempt > 1 else 0.0
         order = sorted(units, key=lambda unit: _priority(unit, attempt % 2 == 1, weight, noise, rng))
         found = _try(board, order, budget, rng, lifted=attempt % 2 == 0)

@@ -83,6 +83,30 @@ def test_a_host_that_is_full_now_has_its_turn_once_another_has_made_room() -> No
     assert [step.hosts for step in found.steps] == [("a",), ("b",)]
 
 
+def test_hosts_that_need_no_third_vm_have_their_turn_first() -> None:
+    """In the order asked for, w would make way for v and be moved again with its own host."""
+    asked = problem(
+        [host("a", 100), host("b", 100), host("c", 100)],
+        [vm("v", "a", 70), vm("w", "b", 40), vm("u", "c", 45)],
+    )
+
+    found = rolling(asked, ["a", "b", "c"])
+
+    after = replay(asked, found)
+    assert [step.hosts for step in found.steps] == [("b",), ("c",), ("a",)]
+    assert found.moves == len(after.vms) + 1
+
+
+def test_few_vms_of_a_full_fleet_move_more_than_once() -> None:
+    asked = planted(Shape("rolling", 40, 0, 0.88), 3)
+
+    found = rolling(asked, [one.id for one in asked.hosts], exact_seconds=0.0)
+
+    replay(asked, found)
+    assert len(found.stuck) <= 3
+    assert found.moves <= 1.25 * len(asked.vms)
+
+
 def test_at_least_one_host_at_a_time() -> None:
     with pytest.raises(ValueError, match="at least one"):
         rolling(problem([host("a")], []), ["a"], at_once=0)
