@@ -85,7 +85,7 @@ class LibvirtHost:
         return self.state_dir / "log" / "host.log"
 
     def start(self) -> Self:
-        """Returns when libvirtd answers. Raises ServiceError when it cannot be had, saying why; InUse is one."""
+        """Returns when libvirtd answers and knows its QEMU. Raises ServiceError when it cannot be had, saying why; InUse is one."""
         if self._child is not None and self._child.is_running():
             return self
         if os.geteuid() != 0:
@@ -301,6 +301,8 @@ class LibvirtHost:
         )
         try:
             self._child.wait_ready(self._answers, deadline_seconds=READY_SECONDS)
+            # Has libvirtd look at its QEMU now: on a busy machine that takes longer than a first call would wait.
+            self.virsh("version")
         except BaseException:
             self.stop()
             raise

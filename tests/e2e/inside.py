@@ -76,10 +76,11 @@ class Verbs:
 
         tokens: dict[str, str] = {}
         for host in hosts:
-            made = seed(uri=host["uri"], kind="libvirt", cluster=host["cluster"], timeout_seconds=timeout_seconds)
+            made = seed(uri=host["uri"], kind="libvirt", cluster=host["cluster"])
             tokens = tokens or made["tokens"]
-            sizes = {"cpu_threads_override": host["cpu_threads"], "memory_mib_override": host["memory_mib"]}
-            domain.change_host(Host.objects.get(pk=made["host"]), **sizes, by=system("seed"), now=timezone.now())
+            changes = {"cpu_threads_override": host["cpu_threads"], "memory_mib_override": host["memory_mib"]}
+            changes["timeout_seconds"] = timeout_seconds
+            domain.change_host(Host.objects.get(pk=made["host"]), **changes, by=system("seed"), now=timezone.now())
         return {
             "tokens": tokens,
             "hosts": {host.name: str(host.pk) for host in Host.objects.all()},

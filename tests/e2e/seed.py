@@ -16,9 +16,7 @@ from tests.e2e.product import PASSWORD
 CAST = {"ada": "admin", "oskar": "operator", "alice": "tenant", "bob": "tenant", "mallory": "tenant"}
 
 
-def seed(
-    *, uri: str, kind: str, console_limit: int | None = None, cluster: str = "lab", timeout_seconds: int = 10
-) -> dict[str, Any]:
+def seed(*, uri: str, kind: str, console_limit: int | None = None, cluster: str = "lab") -> dict[str, Any]:
     """Returns ``{"host": id, "vms": {name: id}}``; every VM belongs to project apollo."""
     from django.utils import timezone
 
@@ -39,15 +37,7 @@ def seed(
             for username in members:
                 people.add_member(project, user=User.objects.get(username=username), by=by, now=now)
     home = Cluster.objects.filter(name=cluster).first() or clusters.create(name=cluster, by=by, now=now)
-    added = hosts.add_host(
-        kind=kind,
-        uri=uri,
-        cluster=home,
-        console_limit_override=console_limit,
-        timeout_seconds=timeout_seconds,
-        by=by,
-        now=now,
-    )
+    added = hosts.add_host(kind=kind, uri=uri, cluster=home, console_limit_override=console_limit, by=by, now=now)
     sync_endpoint(added[0].endpoint, now=timezone.now())
     vms.assign(list(Vm.objects.filter(host__in=added)), project=Project.objects.get(name="apollo"), by=by, now=now)
     secrets = {

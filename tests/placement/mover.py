@@ -34,7 +34,8 @@ class Verbs:
         runtime.change(by=BY, now=now, placement_memory_reserve_mib=0)
         for number, uri in enumerate(uris):
             cluster = clusters.create(name=f"rack-{number}", by=BY, now=now)
-            hosts.add_host(kind="libvirt", uri=uri, cluster=cluster, timeout_seconds=5, by=BY, now=now)
+            (host,) = hosts.add_host(kind="libvirt", uri=uri, cluster=cluster, by=BY, now=now)
+            hosts.change_host(host, timeout_seconds=5, by=BY, now=timezone.now())
         return {host.endpoint.uri: str(host.pk) for host in Host.objects.select_related("endpoint")}
 
     def sync(self) -> dict[str, str]:
