@@ -151,7 +151,7 @@ class MatrixSerializer(serializers.Serializer[Any]):
     offerings = OfferingReachSerializer(many=True)
 
 
-class VerdictSerializer(serializers.Serializer[Any]):
+class SizeVerdictSerializer(serializers.Serializer[Any]):
     """One VM, and how it gets to the size."""
 
     vm = VmRef()
@@ -167,7 +167,7 @@ class BulkSerializer(serializers.Serializer[Any]):
     size = SizeSerializer()
     counts = serializers.DictField(child=serializers.IntegerField(), help_text="VMs by reach.")
     truncated = serializers.BooleanField(help_text="There are more VMs than are judged at once; narrow the question.")
-    vms = VerdictSerializer(many=True)
+    vms = SizeVerdictSerializer(many=True)
 
 
 class CeilingSerializer(serializers.Serializer[Any]):

@@ -136,6 +136,49 @@ EXAMPLES: Final[dict[str, Example]] = {
             ],
         },
     ),
+    "post /api/v1/vms/{vm_id}/resize/preflight/": Example(
+        {"offering": _OFFERING, "vcpus": 3, "memory_mib": 1025},
+        "200",
+        {
+            "reach": "live",
+            "headline": "It can be given 3 vCPUs and 1,026 MiB while it runs.",
+            "given": {"vcpus": 3, "memory_mib": 1026, "cpu_mhz": 1500, "cpu_cap": False},
+            "moves": False,
+            "ways": ["live", "restart", "next-start"],
+            "resources": [
+                {
+                    "resource": "memory",
+                    "reach": "live",
+                    "current": 512,
+                    "wanted": 1025,
+                    "given": 1026,
+                    "ceiling": 1792,
+                    "step": 2,
+                    "free_slots": None,
+                    "free_here": 20480,
+                    "guest": "yes",
+                    "reasons": [
+                        {
+                            "code": "memory-rounded",
+                            "detail": "Its guest gets memory in steps of 2 MiB, so it gets 1,026 MiB.",
+                            "remedies": [],
+                        }
+                    ],
+                }
+            ],
+            "reasons": [],
+            "plan": "gAAAAABn…",
+        },
+    ),
+    "post /api/v1/vms/{vm_id}/resize/": Example(
+        {"offering": _OFFERING, "vcpus": 3, "memory_mib": 1025, "how": "live", "plan": "gAAAAABn…"}
+    ),
+    "post /api/v1/vms/{vm_id}/resize/next-start/": Example({"offering": _OFFERING, "vcpus": 2, "memory_mib": 2048}),
+    "post /api/v1/scaling/preflight/": Example(
+        {"offering": _OFFERING, "vcpus": 2, "memory_mib": 4096, "cluster": _CLUSTER, "reach": "restart"}
+    ),
+    "patch /api/v1/vms/{vm_id}/headroom/": Example({"max_memory_mib": 16384, "vcpu_factor": None}),
+    "patch /api/v1/clusters/{cluster_id}/headroom/": Example({"memory_factor": 2}),
     "post /api/v1/maintenances/preview/": Example({"hosts": [_HOST], "choices": [{"vm": _VM, "choice": "skip"}]}),
     "post /api/v1/maintenances/": Example({"hosts": [_HOST], "reason": "New memory", "host_parallel": 2}),
     "post /api/v1/maintenances/{id}/moves/{move_id}/choose/": Example({"choice": "copy-storage"}),

@@ -62,6 +62,9 @@ def _addresses(of: Installation) -> dict[str, str]:
         "project": f"/projects/{of.project.pk}/",
         "account": "/account/",
         "search": "/search/?q=we",
+        "size": f"/vms/{vm.pk}/size/",
+        "resize": f"/vms/{vm.pk}/scale/",
+        "scaling": f"/scaling/?offering={of.offering.pk}",
     }
 
 
