@@ -37,8 +37,7 @@ _BY_WORDS: tuple[tuple[int, str, type[ResizeFailed]], ...] = (
     (libvirt.VIR_ERR_OPERATION_TIMEOUT, "vcpu unplug", VcpusNotRemovable),
     (libvirt.VIR_ERR_INTERNAL_ERROR, "vcpu unplug", VcpusNotRemovable),
     (libvirt.VIR_ERR_OPERATION_FAILED, "vcpu unplug", VcpusNotRemovable),
-    (libvirt.VIR_ERR_INVALID_ARG, "could be unplugged", VcpusNotRemovable),
-    (libvirt.VIR_ERR_OPERATION_INVALID, "could be unplugged", VcpusNotRemovable),
+    (libvirt.VIR_ERR_CONFIG_UNSUPPORTED, "appropriate hotpluggable vcpus", VcpusNotRemovable),
     (libvirt.VIR_ERR_XML_DETAIL, "smaller than or equal to @size", CeilingExceeded),
     (libvirt.VIR_ERR_XML_DETAIL, "multiple of block size", MemoryMisaligned),
 )
