@@ -110,8 +110,8 @@ def left(device: MemoryDevice) -> int:
 
 
 def current_mib(facts: ScalingFacts | None, reported_mib: int) -> int:
-    """What a VM is meant to have, as its facts add up; what is reported where they do not tell."""
-    if facts is None or not facts.boot_memory_mib:
+    """What a VM is meant to have, as its facts add up; what is reported where they do not tell of parts."""
+    if facts is None or not facts.balloon_mib:
         return reported_mib
     return Parts.of(facts, reported_mib).current
 
@@ -193,24 +193,29 @@ def _free_alias(subject: Subject) -> str:
 
 
 def _shrink(subject: Subject, parts: Parts, wanted_mib: int) -> Resolved:
-    used = subject.used_mib
-    if used is not None and wanted_mib < (floor := floor_mib(used)):
-        numbers = {"current": parts.current, "wanted": wanted_mib, "used": used, "floor": floor}
-        reason = Reason("memory-in-use", numbers, ("larger-size", "free-guest-memory", *RESTARTS))
-        return Reach.RESTART, wanted_mib, (), reason
     cut, given, steps = parts.current - wanted_mib, parts.current, []
-    for device in reversed(parts.virtio):
+    obstacle = _in_use(subject, parts, wanted_mib)
+    for device in () if obstacle else reversed(parts.virtio):
         less = down(min(device.requested_mib, cut), device.block_mib)
         if less:
             steps.append(ResizeStep(ResizeKind.VIRTIO_MEM, device.requested_mib - less, device.alias))
             given, cut = given - less, cut - less
-    if cut and given == parts.balloon + parts.dimms:  # nothing of virtio-mem is left
+    if not obstacle and cut and given == parts.balloon + parts.dimms:  # nothing of virtio-mem is left
         obstacle = _balloon_obstacle(subject, parts, wanted_mib, cut)
-        if obstacle is not None:
-            return Reach.RESTART, wanted_mib, (), obstacle
-        steps.append(ResizeStep(ResizeKind.BALLOON, parts.balloon - cut))
-        given = wanted_mib
+        if obstacle is None:
+            steps.append(ResizeStep(ResizeKind.BALLOON, parts.balloon - cut))
+            given = wanted_mib
+    if obstacle is not None and not (parts.dimms and cut < DIMM_MIB):  # so much less than a DIMM was rounded up once
+        return Reach.RESTART, wanted_mib, (), obstacle
     return (Reach.LIVE if steps else Reach.SAME), given, tuple(steps), None
+
+
+def _in_use(subject: Subject, parts: Parts, wanted_mib: int) -> Reason | None:
+    used = subject.used_mib
+    if used is None or wanted_mib >= (floor := floor_mib(used)):
+        return None
+    numbers = {"current": parts.current, "wanted": wanted_mib, "used": used, "floor": floor}
+    return Reason("memory-in-use", numbers, ("larger-size", "free-guest-memory", *RESTARTS))
 
 
 def _balloon_obstacle(subject: Subject, parts: Parts, wanted_mib: int, cut: int) -> Reason | None:
@@ -239,7 +244,8 @@ def _plan(
 ) -> ResourcePlan:
     reasons = [] if reason is None else [reason]
     if given != wanted:
-        reasons.append(Reason("memory-rounded", {"wanted": wanted, "given": given, "step": parts.step}))
+        step = parts.step if given - wanted < parts.step else DIMM_MIB
+        reasons.append(Reason("memory-rounded", {"wanted": wanted, "given": given, "step": step}))
     if parts.behind:
         asked, taken = parts.plugged, parts.plugged - parts.behind
         reasons.append(Reason("guest-behind", {"requested": asked, "taken": taken}, ("wait-for-guest",)))

@@ -25,17 +25,17 @@ def judge(subject: Subject, facts: ScalingFacts, wanted_mib: int) -> tuple[Resou
     """The verdict on this much memory for the VM as it runs, and the one change that makes it so."""
     current, step = subject.size.memory_mib, facts.memory_step_mib or 1
     ceiling, wall = _ceiling(subject, facts)
-    given = current - (current - wanted_mib) // step * step if wanted_mib > current else wanted_mib
+    given = current - (current - wanted_mib) // step * step if wanted_mib > current - step else wanted_mib
     reason = None
     numbers = {"current": current, "ceiling": ceiling, "wanted": wanted_mib}
-    if wanted_mib < current:
+    if given < current:
         reason = Reason("no-live-shrink", {"current": current, "wanted": wanted_mib}, RESTARTS)
-    elif wanted_mib > current and not facts.memory_hot_add:
+    elif given > current and not facts.memory_hot_add:
         reason = Reason("memory-hot-add-off", {"wanted": wanted_mib}, RESTARTS)
-    elif given > ceiling:
+    elif given > max(ceiling, current):
         reason = Reason("linux-wall" if wall else "memory-ceiling", numbers, WAYS_OUT)
-    reach = Reach.SAME if wanted_mib == current else Reach.RESTART if reason else Reach.LIVE
-    if reach is not Reach.LIVE:
+    reach = Reach.SAME if given == current else Reach.RESTART if reason else Reach.LIVE
+    if reach is Reach.RESTART:
         given = wanted_mib
     reasons = [] if reason is None else [reason]
     if given != wanted_mib:

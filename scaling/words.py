@@ -89,7 +89,7 @@ def _behind(numbers: Numbers) -> str:
 def _stay(numbers: Numbers) -> str:
     removable = int(numbers["removable"])
     if not removable:
-        return "vCPUs cannot be taken away while it runs."
+        return "None of its vCPUs can be taken away while it runs."
     less = int(numbers["current"]) - removable
     return f"Only {removable} of its vCPUs can be taken away while it runs: it could go down to {less}."
 

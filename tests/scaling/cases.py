@@ -40,7 +40,7 @@ def subject(told: ScalingFacts | None = None, **values: Any) -> Subject:
     told = facts() if told is None and "facts" not in values else told
     memory = 512
     if told is not None:
-        memory = told.balloon_mib + sum(one.requested_mib for one in told.memory_devices)
+        memory = (told.balloon_mib or told.boot_memory_mib) + sum(one.requested_mib for one in told.memory_devices)
     given: dict[str, Any] = {
         "vm": "vm-1",
         "name": "web-7",

@@ -170,6 +170,20 @@ def test_the_balloon_takes_the_rest_once_nothing_of_virtio_mem_is_left() -> None
     assert (plan.reach, plan.given.memory_mib) == (Reach.LIVE, 400)
 
 
+def test_a_size_that_was_rounded_up_is_no_change_when_it_is_asked_for_again() -> None:
+    """Nobody is told to restart for the 127 MiB that a DIMM is too large."""
+    with_dimm = facts(512, dimm(128), dimm_limit_mib=2_048, memory_slots=4)
+    assert of_memory(with_dimm, 513).reach is Reach.SAME
+    assert of_memory(with_dimm, 513).given.memory_mib == 640
+    assert of_memory(with_dimm, 512).reach is Reach.RESTART
+    assert memory_steps(of_memory(with_dimm, 513, used_mib=100)) == [
+        (BALLOON, 385, "")
+    ]  # or exactly, where that is safe
+    by_fours = subject(vsphere(), kind=Kind.VSPHERE)
+    assert preflight(by_fours, wish(1, 4_093), place()).reach is Reach.SAME
+    assert preflight(by_fours, wish(1, 4_092), place()).reach is Reach.RESTART
+
+
 @pytest.mark.parametrize(("used", "least"), [(100, 164), (1_000, 1_100), (1_001, 1_102)])
 def test_a_guest_keeps_what_it_uses_and_a_reserve(used: int, least: int) -> None:
     """64 MiB or a tenth, whichever is more."""
@@ -305,7 +319,7 @@ def test_a_speed_that_is_there_already_is_no_change() -> None:
 
 
 def vsphere(boot: int = 4_096, **values: Any) -> ScalingFacts:
-    given: dict[str, Any] = {"max_vcpus": 16, "max_memory_mib": 1_048_576, "memory_step_mib": 4, "dimm_limit_mib": 0}
+    given: dict[str, Any] = {"max_vcpus": 16, "max_memory_mib": 1_048_576, "memory_step_mib": 4, "balloon_mib": 0}
     return facts(boot, **{"has_balloon": False, **given, **values})
 
 

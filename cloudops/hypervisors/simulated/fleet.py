@@ -156,4 +156,4 @@ def _headroom(index: int, vcpus: int, memory_mib: int) -> ScalingFacts:
     if index % 5 == 0:
         return replace(facts, max_vcpus=vcpus, max_memory_mib=memory_mib, memory_slots=0, dimm_limit_mib=0)
     device = MemoryDevice("ua-virtiomem0", MemoryModel.VIRTIO_MEM, memory_mib * 3, 0, 0, 2)
-    return replace(facts, memory_devices=(device,))
+    return replace(facts, memory_devices=(device,), memory_slots_used=1)

@@ -60,7 +60,7 @@ def pending_of(text: str) -> Pending:
 def seen(vm: VmFacts, pending: Pending | None) -> VmFacts:
     """The VM as its platform sees it now: with what its guest has really taken."""
     facts = vm.scaling
-    if pending is None or not pending.changes or facts is None:
+    if pending is None or not pending.changes or facts is None or facts.memory_step_mib:
         return vm
     devices = tuple(
         replace(one, current_mib=pending.value(one.alias, one.current_mib, one.block_mib))

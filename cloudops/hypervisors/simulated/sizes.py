@@ -145,8 +145,7 @@ def _memory(vm: VmFacts, facts: ScalingFacts, shape: Shape, pending: Pending, st
         limit = min(limit, WALL_MIB)
     if more and step.value > limit:
         raise CeilingExceeded(f"{vm.name} cannot have more than {limit} MiB.", numbers=_over(limit, step))
-    after = replace(facts, balloon_mib=step.value)
-    return replace(vm, memory_mib=step.value, scaling=after), replace(shape, memory_mib=step.value), pending
+    return replace(vm, memory_mib=step.value), replace(shape, memory_mib=step.value), pending
 
 
 def _cpu(vm: VmFacts, facts: ScalingFacts, shape: Shape, pending: Pending, step: ResizeStep) -> Changed:
@@ -221,13 +220,14 @@ def started(vm: VmFacts, shape: Shape) -> VmFacts:
         max_vcpus=shape.max_vcpus,
         max_memory_mib=max(before.max_memory_mib, shape.memory_mib) if before.memory_step_mib else most,
         memory_slots=shape.memory_slots,
-        memory_slots_used=0,
+        memory_slots_used=1 if shape.virtio_mem_mib else 0,
         boot_memory_mib=shape.memory_mib,
-        balloon_mib=shape.memory_mib,
+        balloon_mib=0 if before.memory_step_mib else shape.memory_mib,
         dimm_limit_mib=shape.max_memory_mib,
         memory_devices=(device,) if shape.virtio_mem_mib else (),
         removable_vcpus=0,
         cpu_shares=shape.cpu_shares,
         cpu_quota_percent=shape.cpu_quota_percent,
     )
-    return replace(vm, vcpus=shape.vcpus, memory_mib=real_mib(facts), scaling=facts)
+    memory = shape.memory_mib if before.memory_step_mib else real_mib(facts)
+    return replace(vm, vcpus=shape.vcpus, memory_mib=memory, scaling=facts)
