@@ -1,7 +1,7 @@
 """One process of a race for slots: `python -m tests.consoles.race ROLE JSON` inside an installation's environment.
 
-Roles: ``seed`` makes host, VMs and users; ``open`` opens consoles from several threads, together with the other
-processes at a given moment, and prints what happened; ``close`` ends all and counts.
+Roles: ``seed`` makes host, VMs and users; ``open`` says that it is ready and, after a line of input, opens consoles
+from several threads and prints what happened; ``close`` ends all and counts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import threading
-import time
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cloudops.settings")
@@ -50,11 +49,11 @@ def in_project() -> int:
     return sum(limits.in_use_by_project(Project.objects.values_list("pk", flat=True), now=timezone.now()).values())
 
 
-def open_many(*, at: float, threads: int, each: int, mix: bool) -> dict[str, Any]:
+def open_many(*, threads: int, each: int, mix: bool) -> dict[str, Any]:
     """Every thread opens ``each`` consoles; with ``mix`` it also redeems, drops and resumes them."""
     process = add_process(timezone.now())
     outcome: dict[str, Any] = {"opened": 0, "refused": 0, "errors": [], "most": 0, "most_in_project": 0}
-    lock = threading.Lock()
+    lock, start = threading.Lock(), threading.Event()
     users = list(User.objects.filter(username__in=["tessa", "sam"]).order_by("pk"))
     vms = list(Vm.objects.select_related("host__endpoint", "project").order_by("name"))
 
@@ -66,7 +65,7 @@ def open_many(*, at: float, threads: int, each: int, mix: bool) -> dict[str, Any
                 outcome[key] += 1
 
     def work(number: int) -> None:
-        time.sleep(max(0.0, at - time.time()))
+        start.wait()
         for turn in range(each):
             user, vm = users[(number + turn) % len(users)], vms[(number * 3 + turn) % len(vms)]
             try:
@@ -87,6 +86,9 @@ def open_many(*, at: float, threads: int, each: int, mix: bool) -> dict[str, Any
     running = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
     for thread in running:
         thread.start()
+    print("ready", flush=True)  # noqa: T201 - to the test
+    sys.stdin.readline()
+    start.set()
     for thread in running:
         thread.join()
     return outcome

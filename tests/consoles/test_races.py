@@ -17,12 +17,24 @@ from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(300)]
 Env = dict[str, str]
-START_SECONDS = 8.0
 
 
 def run(env: Env, role: str, **parameters: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "ignore", "-m", "tests.consoles.race", role, json.dumps(parameters)]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def together(*processes: subprocess.Popen[str]) -> list[subprocess.Popen[str]]:
+    """Lets racers go once all of them are ready."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.communicate(timeout=60)
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return list(processes)
 
 
 def answer(process: subprocess.Popen[str]) -> Any:
@@ -47,8 +59,7 @@ def race(
     )
     assert done.returncode == 0
     answer(run(env, "seed", hosts=hosts, host_limit=host_limit, quota=quota))
-    at = time.time() + START_SECONDS
-    started = [run(env, "open", at=at, threads=threads, each=each, mix=mix) for _ in range(processes)]
+    started = together(*(run(env, "open", threads=threads, each=each, mix=mix) for _ in range(processes)))
     outcomes = [answer(process) for process in started]
     return outcomes, answer(run(env, "close"))
 

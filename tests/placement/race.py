@@ -1,7 +1,7 @@
 """One process of a race for room: `python -m tests.placement.race ROLE JSON` inside an installation's environment.
 
-Roles: ``seed`` makes hosts and VMs; ``place`` places VMs from several threads until nothing fits, giving some back on
-the way; ``check`` adds everything up.
+Roles: ``seed`` makes hosts and VMs; ``place`` says that it is ready and, after a line of input, places VMs from several
+threads until nothing fits, giving some back on the way; ``check`` adds everything up.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import random
 import sys
 import threading
-import time
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cloudops.settings")
@@ -58,10 +57,10 @@ def place_one(vm: Vm, *, give_back: bool) -> str:
     return "placed"
 
 
-def place(*, at: float, threads: int, number: int, of: int, give_back: float) -> dict[str, Any]:
+def place(*, threads: int, number: int, of: int, give_back: float) -> dict[str, Any]:
     """This process's share of the VMs, placed by several threads at once."""
     outcome: dict[str, Any] = {"placed": 0, "refused": 0, "gone": 0, "errors": []}
-    lock = threading.Lock()
+    lock, start = threading.Lock(), threading.Event()
     mine = list(Vm.objects.select_related("host__endpoint", "offering", "template").order_by("name"))[number::of]
 
     def note(key: str, error: str = "") -> None:
@@ -70,7 +69,7 @@ def place(*, at: float, threads: int, number: int, of: int, give_back: float) ->
 
     def work(which: int) -> None:
         chance = random.Random(which + 1_000 * number)
-        time.sleep(max(0.0, at - time.time()))
+        start.wait()
         for vm in mine[which::threads]:
             try:
                 note(place_one(vm, give_back=chance.random() < give_back))
@@ -81,6 +80,9 @@ def place(*, at: float, threads: int, number: int, of: int, give_back: float) ->
     running = [threading.Thread(target=work, args=(which,)) for which in range(threads)]
     for thread in running:
         thread.start()
+    print("ready", flush=True)  # noqa: T201 - to the test
+    sys.stdin.readline()
+    start.set()
     for thread in running:
         thread.join()
     return outcome

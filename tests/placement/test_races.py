@@ -17,13 +17,25 @@ from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(300)]
 Env = dict[str, str]
-START_SECONDS = 6.0
 HOSTS, FITS = 6, 6 * 16
 
 
 def run(env: Env, role: str, **parameters: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "ignore", "-m", "tests.placement.race", role, json.dumps(parameters)]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def together(*processes: subprocess.Popen[str]) -> list[subprocess.Popen[str]]:
+    """Lets racers go once all of them are ready."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.communicate(timeout=60)
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return list(processes)
 
 
 def answer(process: subprocess.Popen[str]) -> Any:
@@ -49,9 +61,9 @@ def test_a_fleet_is_filled_to_the_last_mib_and_no_further(env: Env) -> None:
     migrate = [sys.executable, "-W", "ignore", "manage.py", "migrate", "-v0"]
     assert subprocess.run(migrate, cwd=ROOT, env=env, timeout=120, check=False).returncode == 0
     answer(run(env, "seed", hosts=HOSTS, vms=FITS + 32))
-    at = time.time() + START_SECONDS
-    share = {"at": at, "threads": 3, "of": 4, "give_back": 0.25}
-    outcomes = [answer(p) for p in [run(env, "place", number=n, **share) for n in range(4)]]
+    share = {"threads": 3, "of": 4, "give_back": 0.25}
+    racers = together(*(run(env, "place", number=number, **share) for number in range(4)))
+    outcomes = [answer(racer) for racer in racers]
     end = answer(run(env, "check"))
     assert [error for outcome in outcomes for error in outcome["errors"]] == []
     assert end["over"] == 0
@@ -60,7 +72,7 @@ def test_a_fleet_is_filled_to_the_last_mib_and_no_further(env: Env) -> None:
     assert end["claims"] * 1_024 + end["free_mib"] == FITS * 1_024
     assert end["exact"] == [True] * 20
     # Whoever gave room back may have lost it to another; a last round fills what that left.
-    again = answer(run(env, "place", at=0, threads=1, number=0, of=1, give_back=0.0))
+    again = answer(*together(run(env, "place", threads=1, number=0, of=1, give_back=0.0)))
     assert again["errors"] == []
     full = answer(run(env, "check"))
     assert (full["free_mib"], full["over"], full["wrong_sums"], full["claims"]) == (0, 0, 0, FITS)
