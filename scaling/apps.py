@@ -6,10 +6,12 @@ class ScalingConfig(AppConfig):
     verbose_name = "Scaling"
 
     def ready(self) -> None:
+        from cloudops.accounts import signals as accounts
         from cloudops.inventory import signals as inventory
         from placement import signals as placement
-        from scaling import headroom, history, next_start, removals, resizes
+        from scaling import headroom, history, next_start, quotas, removals, resizes
 
+        accounts.project_use.connect(quotas.on_project_use)
         inventory.vm_power_on.connect(headroom.on_vm_power_on)
         inventory.vms_changed.connect(next_start.on_vms_changed)
         inventory.vms_changed.connect(history.on_vms_changed)
