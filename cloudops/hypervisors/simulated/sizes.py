@@ -127,7 +127,8 @@ def _balloon(vm: VmFacts, facts: ScalingFacts, shape: Shape, pending: Pending, s
         raise MemoryInUse(f"The guest uses {used} MiB; {left} would be left.", numbers={"used": used, "left": left})
     asked = pending.asked("balloon", facts.balloon_mib, step.value) if step.value != facts.balloon_mib else pending
     after = replace(facts, balloon_mib=step.value)
-    return replace(vm, scaling=after, memory_mib=real_mib(after)), replace(shape, memory_mib=step.value), asked
+    defined = replace(shape, memory_mib=shape.memory_mib + step.value - facts.balloon_mib)
+    return replace(vm, scaling=after, memory_mib=real_mib(after)), defined, asked
 
 
 def _memory(vm: VmFacts, facts: ScalingFacts, shape: Shape, pending: Pending, step: ResizeStep) -> Changed:
