@@ -14,6 +14,10 @@ class ConsoleLimit(Conflict):
     code = "console-limit"
     title = "All console slots are taken."
     remedy = "Disconnect consoles that you do not need, ask somebody to release theirs, or try again later."
+    project_remedy = (
+        "Disconnect consoles of the project that nobody needs, ask somebody to release theirs, "
+        "or ask an administrator for a larger console quota."
+    )
 
     def __init__(
         self,
@@ -28,6 +32,7 @@ class ConsoleLimit(Conflict):
     ) -> None:
         super().__init__(
             _limit_words(scope, scope_name, limit, in_use, foreign),
+            remedy=self.project_remedy if scope == "project" else "",
             retry_after_seconds=retry_after_seconds,
             scope=scope,
             scope_name=scope_name,
@@ -43,6 +48,8 @@ class ConsoleLimit(Conflict):
 
 def _limit_words(scope: str, name: str, limit: int, in_use: int, foreign: int) -> str:
     whose = {"host": f"host {name}", "vm": f"VM {name}", "project": f"project {name}"}.get(scope, "your account")
+    if not limit:
+        return f"No consoles are allowed to {whose}."
     words = f"{in_use} of {limit} console slots of {whose} are taken"
     return f"{words}, {foreign} of them by connections from outside CloudOps." if foreign else f"{words}."
 

@@ -104,7 +104,8 @@ class TestQuotas:
         problem = answer.json()
         assert (problem["code"], problem["scope"], problem["scope_name"]) == ("console-limit", "project", "apollo")
         assert problem["limit"] == 0
-        assert problem["remedy"]
+        assert problem["detail"] == "No consoles are allowed to project apollo."
+        assert "larger console quota" in problem["remedy"]
 
     def test_a_page_of_projects_is_counted_together(self, world: World, django_assert_max_num_queries: Any) -> None:
         client = world.client("admin")
