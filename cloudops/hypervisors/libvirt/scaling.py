@@ -56,6 +56,8 @@ AGENT = "org.qemu.guest_agent.0"
 AGENT_SECONDS = 2
 HALF_DONE = "The running VM has it, but its definition could not be changed: it would be started without."
 HALF_REMEDY = "Make the change again, or define the VM's size for its next start."
+# How libvirt refuses to start a domain with shares or quotas where it has no CPU controller, of 9.0 and before.
+UNTUNABLE = ("cgroup cpu is required for scheduler tuning", "CPU tuning is not available")
 # The kernel's weight of a group of which nothing is said: cgroup v1 cpu.shares, v2 cpu.weight.
 DEFAULT_SHARES_V1, DEFAULT_SHARES_V2, MOST_SHARES_V2 = 1024, 100, 10_000
 
@@ -112,7 +114,7 @@ def define(handle: Any, vm_ref: str, shape: Shape) -> None:
 
 def untuned(handle: Any, domain: Any, error: libvirt.libvirtError) -> bool:
     """Whether a domain could not start because its host cannot weigh CPUs; its definition then asks for it no more."""
-    if "CPU tuning is not available" not in (error.get_error_message() or ""):
+    if not any(words in (error.get_error_message() or "") for words in UNTUNABLE):
         return False
     handle.defineXML(shapes.tune_cpu(domain.XMLDesc(DEFINITION), 0, 0))
     return True
