@@ -36,7 +36,7 @@ def at_next_start(vm: Vm, *, wanted: Wanted, token: str = "", by: Actor, now: da
     vm = planning.read(vm)
     slot.demand_reported(vm)
     subject, plan = planning.plan_now(vm, wanted, now=now)
-    planning.demand_current(token, plan)
+    planning.demand_current(token, plan, by=by)
     planning.demand_possible(vm, plan)
     offering = Offering.objects.filter(pk=wanted.offering or None).first()
     ceiling = headroom.effective_with(vm, offering, wanted.size, settings=runtime.current())

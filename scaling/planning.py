@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
+from cloudops.accounts.models import User
 from cloudops.core import runtime
+from cloudops.core.actors import Actor
 from cloudops.hypervisors.port import ScalingState
 from cloudops.inventory import endpoints
 from cloudops.inventory.models import Connection, Vm
@@ -25,6 +27,9 @@ WAYS: Final[Mapping[Reach, tuple[Reach, ...]]] = {
     Reach.IMPOSSIBLE: (),
 }
 """By which ways a plan of this reach can be carried out at once; by restart also where live would do."""
+_OF_HOSTS: Final = frozenset(
+    fingerprint.NAMES[name][0] for name in ("host_name", "host_threads", "host_memory_mib", "host_mhz", "host_tags")
+)
 JOINS: Final = ("host__endpoint", "host__cluster__headroom", "project", "offering", "template", "size", "headroom")
 
 
@@ -56,11 +61,19 @@ def plan_now(vm: Vm, wanted: Wanted, *, now: datetime) -> tuple[Subject, Plan]:
     return subject, preflight(subject, wanted, room)
 
 
-def demand_current(token: str, plan: Plan) -> None:
+def demand_current(token: str, plan: Plan, *, by: Actor) -> None:
     """Raises :class:`PlanOutdated` when the plan is another one than was shown; an empty token compares nothing."""
     changes = fingerprint.changes(token, plan) if token else []
     if changes:
+        if not sees_fleet(by):
+            changes = [one for one in changes if one.name not in _OF_HOSTS]
         raise PlanOutdated(" ".join(words.changes_words(changes)), changes=changes)
+
+
+def sees_fleet(by: Actor) -> bool:
+    """Whether who asks may read hosts' names and numbers: people who run the fleet, and CloudOps itself."""
+    reader = User.objects.filter(pk=by.user_id).first() if by.user_id is not None else None
+    return reader is None or reader.sees_fleet
 
 
 def demand_possible(vm: Vm, plan: Plan) -> None:

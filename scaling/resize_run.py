@@ -154,7 +154,7 @@ class _Runner:
     def _go(self, phase: str) -> bool:
         now = self.hold.clock()
         self.hold.write(now, phase=phase, phase_since=now)
-        self.wait_seconds = 0.0
+        self.wait_seconds, self._asked_at = 0.0, None
         return True
 
     def _wait_to_know(self, error: HypervisorError) -> bool:
@@ -272,7 +272,6 @@ class _Runner:
             raise DidNotStart(words)
         ending = resize_end.as_ending(failure) if failure is not None else DidNotStart(words)
         hold.note(hold.clock(), back=resize_end.stored(ending), undefine=True)
-        self._asked_at = None
         return self._go(Phase.STARTING)
 
     def _is_time_to_ask(self) -> bool:

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from django.db import transaction
 
-from cloudops.accounts.models import User
 from cloudops.core import events, held, live, operations, runtime
 from cloudops.core.actors import Actor
 from cloudops.core.deadlocks import without_deadlock
@@ -76,7 +75,7 @@ def resize(vm: Vm, *, wanted: Wanted, how: Reach, token: str = "", by: Actor, no
     vm = planning.read(vm)
     slot.demand_reported(vm)
     subject, plan = plan_now(vm, wanted, now=now)
-    planning.demand_current(token, plan)
+    planning.demand_current(token, plan, by=by)
     how = _way(vm, wanted, plan, how)
     mode = MODES[how]
     given = plan.given if how in (Reach.LIVE, Reach.MOVE) else wanted.size
@@ -199,7 +198,7 @@ def _take(vm: Vm, operation: Operation, vcpus: int, memory_mib: int, by: Actor, 
             now=now,
         )
     except CapacityGone as error:
-        if not _sees_fleet(by):
+        if not planning.sees_fleet(by):
             raise NoRoomToGrow(f"The host of {vm.name} has no room for that.") from error
         numbers: dict[str, Any] = error.numbers
         raise NoRoomToGrow(error.detail, **numbers) from error
@@ -220,14 +219,9 @@ def _move(draft: _Draft, operation: Operation) -> None:
     except NoHostFits:
         raise  # its decision is kept, and its words are told by those who know the reader
     except Refusal as error:
-        if _sees_fleet(draft.by):
+        if planning.sees_fleet(draft.by):
             raise
         raise NoWayToMove(f"{draft.vm.name} cannot be moved to another host now.") from error
-
-
-def _sees_fleet(by: Actor) -> bool:
-    reader = User.objects.filter(pk=by.user_id).first() if by.user_id is not None else None
-    return reader is None or reader.sees_fleet
 
 
 def _refused(vm: Vm, refusal: Refusal, *, by: Actor, now: datetime) -> None:

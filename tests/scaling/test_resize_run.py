@@ -3,6 +3,7 @@ what a successor makes of a worker that was killed at any write."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,18 +11,21 @@ import pytest
 from cloudops.core import operations_view, runtime
 from cloudops.core.held import Held
 from cloudops.core.models import Event, Operation
-from cloudops.hypervisors import simulated
+from cloudops.hypervisors import registry, simulated
 from cloudops.hypervisors.port import (
     CeilingExceeded,
+    DestinationIncompatible,
     HypervisorError,
     PowerState,
     ResizeKind,
     SlotsExhausted,
     Unreachable,
+    VmFacts,
 )
 from cloudops.hypervisors.simulated import ResizeFault, SimulatedGuest
+from cloudops.inventory import endpoints
 from cloudops.inventory.models import Vm
-from placement import fence
+from placement import claims, fence
 from scaling import resize_run, resizes
 from scaling.models import Resize, SizeSample
 from scaling.values import Reach
@@ -97,7 +101,7 @@ def test_rolled_back_it_has_the_size_that_it_had(world: Scaling) -> None:
     vm = world.add_sized("web", host)
     fault = ResizeFault(SlotsExhausted, "memory device count '9' exceeds slots count '8'", kind=ResizeKind.VIRTIO_MEM)
     simulated.add_resize_fault(host.endpoint.uri, fault)
-    simulated.put_vm(host.endpoint.uri, _removable(world, vm))
+    simulated.put_vm(host.endpoint.uri, _removable(vm))
     row = world.go(world.resize(vm, world.wanted(2, 512)))
     assert (row.outcome, row.operation.error_code) == (Outcome.PARTLY, "partly-applied")
     assert "exceeds slots count" in row.operation.error_detail
@@ -110,18 +114,11 @@ def test_rolled_back_it_has_the_size_that_it_had(world: Scaling) -> None:
     assert world.claimed(vm) == {"vm": ("kvm1", 1, 256)}
 
 
-def _removable(world: Scaling, vm: Vm) -> Any:
-    from dataclasses import replace
-
-    host = Vm.objects.select_related("host__endpoint").get(pk=vm.pk).host
-    one = next(one for one in simulated.SimulatedHypervisor(_spec(host)).vms() if one.ref == vm.ref)
+def _removable(vm: Vm) -> VmFacts:
+    """The same VM, of which vCPUs may leave."""
+    endpoint = Vm.objects.select_related("host__endpoint").get(pk=vm.pk).host.endpoint
+    one = registry.call(endpoints.spec_of(endpoint), lambda hypervisor: hypervisor.vm(vm.ref))
     return replace(one, scaling=facts(256, removable_vcpus=2))
-
-
-def _spec(host: Any) -> Any:
-    from cloudops.inventory import endpoints
-
-    return endpoints.spec_of(host.endpoint)
 
 
 @pytest.mark.parametrize("error", [CeilingExceeded, SlotsExhausted, HypervisorError])
@@ -192,17 +189,11 @@ class _Outsider:
 def test_a_move_that_fails_ends_it_with_nothing_changed(world: Scaling) -> None:
     first, second = world.add_host(1, memory_mib=1_024 + 512), world.add_host(2)
     vm = world.add_sized("web", first)
-    world.fault(second, error=_interrupted())
+    world.fault(second, error=DestinationIncompatible)
     row = world.go(world.resize(vm, world.wanted(2, 1_024), Reach.MOVE))
     assert (row.outcome, row.operation.status) == (Outcome.NOTHING, "failed")
     assert world.claimed(vm) == {"vm": ("kvm1", 1, 256)}
     assert operations_view.told_to(_Outsider(), row.operation).error_code == "operation-failed"
-
-
-def _interrupted() -> type[HypervisorError]:
-    from cloudops.hypervisors.port import DestinationIncompatible
-
-    return DestinationIncompatible
 
 
 def test_with_a_restart_it_is_shut_down_and_started_with_its_size(world: Scaling) -> None:
@@ -313,13 +304,13 @@ def how(request: pytest.FixtureRequest) -> Reach:
 def test_killed_at_any_write_a_successor_ends_it_truthfully(
     world: Scaling, how: Reach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every write of the runner, before and after it, in one world: resizes up and down by turns."""
-    world.add_host(1, memory_mib=1_024 + 512)
-    world.add_host(2)
+    """Before and after every write of the runners, for long ones by turns: what lies in between is done, or not."""
+    world.add_host(1, memory_mib=1_024 + 512, rate=65_536)
+    world.add_host(2, memory_mib=262_144, rate=65_536)
     write, at = Held.write, 0
     while True:
         at += 1
-        writes = _Writes((at + 1) // 2, after=bool(at % 2))
+        writes = _Writes(at if how is not Reach.LIVE else (at + 1) // 2, after=bool(at % 2))
         vm = world.add_sized(f"web{at}", world.hosts[0 if how is Reach.MOVE else 1])
         row = world.resize(vm, world.wanted(2, 1_024), how)
         monkeypatch.setattr(Held, "write", writes(write))
@@ -337,6 +328,9 @@ def test_killed_at_any_write_a_successor_ends_it_truthfully(
         assert (state.power_state, state.vcpus, state.memory_mib) == (PowerState.RUNNING, 2, 1_024)
         assert {kind: claim[1:] for kind, claim in world.claimed(vm).items()} == {"vm": (2, 1_024)}
         claims_add_up()
+        simulated.remove_vm(Vm.objects.get(pk=vm.pk).host.endpoint.uri, vm.ref)
+        claims.release(vm=vm, now=world.now)
+        vm.delete()
         if not reached:
             break
     assert at > 10
