@@ -104,6 +104,16 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
+class VmGroups:
+    """Names of the groups of a VM, strict and soft: those that keep apart, those that keep together."""
+
+    apart: tuple[str, ...] = ()
+    together: tuple[str, ...] = ()
+    soft_apart: tuple[str, ...] = ()
+    soft_together: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Ground:
     """Everything a problem is made from."""
 
@@ -113,7 +123,7 @@ class Ground:
     vms: tuple[VmGround, ...]
     held: Mapping[UUID, tuple[UUID, int, int]]
     busy: Mapping[UUID, str]
-    groups: Mapping[UUID, tuple[tuple[str, ...], tuple[str, ...]]]
+    groups: Mapping[UUID, VmGroups]
     offerings: Mapping[UUID, Offering]
     templates: Mapping[UUID, Template]
     consoles: Mapping[UUID, int]
@@ -158,9 +168,9 @@ def _vms(asked: Asked, residents: bool, moving: Collection[UUID]) -> tuple[VmGro
 
 
 def _mates(whose: Q) -> Any:
-    """VMs in a strict group with one of these."""
+    """VMs in a group with one of these."""
     members = AffinityGroup.vms.through.objects
-    groups = members.filter(vm__in=Vm.objects.filter(whose).order_by().values("pk"), affinitygroup__strict=True)
+    groups = members.filter(vm__in=Vm.objects.filter(whose).order_by().values("pk"))
     return members.filter(affinitygroup__in=groups.values("affinitygroup")).values("vm")
 
 
@@ -180,14 +190,15 @@ def _busy(vm_ids: Collection[UUID], *, everything: bool) -> dict[UUID, str]:
     return {UUID(subject): title for subject, title in rows.order_by().values_list("subject_id", "title")}
 
 
-def _groups() -> dict[UUID, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Names of the strict groups of each VM: those that keep apart, those that keep together."""
-    rows = AffinityGroup.vms.through.objects.filter(affinitygroup__strict=True).order_by("affinitygroup__name")
-    apart: dict[UUID, list[str]] = defaultdict(list)
-    together: dict[UUID, list[str]] = defaultdict(list)
-    for vm, name, kind in rows.values_list("vm_id", "affinitygroup__name", "affinitygroup__kind"):
-        (apart if kind == AffinityGroup.Kind.APART else together)[vm].append(name)
-    return {vm: (tuple(apart[vm]), tuple(together[vm])) for vm in {*apart, *together}}
+def _groups() -> dict[UUID, VmGroups]:
+    """The groups of each VM that is in one."""
+    rows = AffinityGroup.vms.through.objects.order_by("affinitygroup__name")
+    found: dict[UUID, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    columns = ("vm_id", "affinitygroup__name", "affinitygroup__kind", "affinitygroup__strict")
+    for vm, name, kind, strict in rows.values_list(*columns):
+        kept = "apart" if kind == AffinityGroup.Kind.APART else "together"
+        found[vm][kept if strict else f"soft_{kept}"].append(name)
+    return {vm: VmGroups(**{kind: tuple(names) for kind, names in kinds.items()}) for vm, kinds in found.items()}
 
 
 def _in_bulk(model: type[Any], keys: Iterable[UUID | None]) -> dict[UUID, Any]:

@@ -15,12 +15,13 @@ from placement import requests
 from placement.filters import BY_NAME
 from placement.fleet import UP, Fleet
 from placement.maintenance import words
-from placement.maintenance.ground import Asked, Ground, VmGround
+from placement.maintenance.ground import Asked, Ground, VmGround, VmGroups
 from placement.maintenance.options import AS_PLANNED, Choice, VmChoice
 from placement.planner import model as planner
 from placement.spec import Purpose, Spec
 
 SETUP_SECONDS: Final = 2.0
+NO_GROUPS: Final = VmGroups()
 NO_URI: Final = "no-migration-uri"
 KINDS: Final[Mapping[str, str]] = {
     "kind": planner.Kind.HYPERVISOR,
@@ -168,7 +169,7 @@ class _Builder:
         return ""
 
     def _vm(self, vm: VmGround) -> planner.Vm:
-        apart, together = self.ground.groups.get(vm.pk, ((), ()))
+        groups = self.ground.groups.get(vm.pk, NO_GROUPS) if vm.alive else NO_GROUPS
         host, vcpus, memory = self.ground.held.get(vm.pk, (vm.host_id, vm.vcpus, vm.memory_mib))
         here = host == vm.host_id
         choice = self.asked.choices.get(vm.pk, AS_PLANNED)
@@ -180,8 +181,10 @@ class _Builder:
             memory_mib=memory if here else vm.memory_mib,
             vcpus=vcpus if here else vm.vcpus,
             rules=self._rules_of(vm, choice),
-            apart=apart if vm.alive else (),
-            together=together if vm.alive else (),
+            apart=groups.apart,
+            together=groups.together,
+            soft_apart=groups.soft_apart,
+            soft_together=groups.soft_together,
             consoles=self.ground.consoles.get(vm.pk, 0),
             movable=not why,
             pinned=vm.pinned and Choice.MOVE_PINNED not in choice.relaxed,

@@ -59,6 +59,8 @@ class Board:
         self.preferred = self.column(self.host_index[host] for host in problem.preferred if host in self.host_index)
         self.apart = self._members("apart")
         self.together = self._members("together")
+        self.soft_apart = self._members("soft_apart")
+        self.soft_together = self._members("soft_together")
         self._columns: dict[tuple[int, int, int], Column] = {}
         self._masks: dict[int, int] = {}
         self._all = (1 << len(self.hosts)) - 1
@@ -242,6 +244,25 @@ class Layout:
         if len(unit.vms) > 1 and mates.intersection(unit.vms):
             return list(range(len(self.board.hosts)))
         return [self.at[w] for w in mates if self.at[w] != self.nowhere]
+
+    def likings(self, unit: Unit) -> Numbers | None:
+        """What soft groups say of every host: VMs of the unit's groups that should be with it, less those that should
+        not. None when it is in no such group."""
+        board = self.board
+        if not any(board.vms[v].soft_apart or board.vms[v].soft_together for v in unit.vms):
+            return None
+        found = np.zeros(len(board.hosts) + 1, np.int64)
+        for v in unit.vms:
+            for groups, names, sign in (
+                (board.soft_together, board.vms[v].soft_together, 1),
+                (board.soft_apart, board.vms[v].soft_apart, -1),
+            ):
+                for name in names:
+                    for w in groups.get(name, ()):
+                        if w not in unit.vms:
+                            found[self.at[w]] += sign
+        likings: Numbers = found[:-1]
+        return likings
 
     def fits(self, unit: Unit) -> Column:
         """Hosts that may take the unit as things are; not where it is."""

@@ -87,7 +87,9 @@ class Host:
 class Vm:
     """A VM that holds capacity on ``host``. ``copy_mib``: what a move has to copy, its memory unless told otherwise.
 
-    ``apart`` and ``together`` name strict groups. ``why_not`` tells in words why it is not movable.
+    ``apart`` and ``together`` name strict groups, ``soft_apart`` and ``soft_together`` those that are wishes: of hosts
+    that are as good, the one they like better is taken, and nothing is stranded or pushed away for them. ``why_not``
+    tells in words why it is not movable.
     """
 
     id: str
@@ -98,6 +100,8 @@ class Vm:
     rules: tuple[Rule, ...] = ()
     apart: tuple[str, ...] = ()
     together: tuple[str, ...] = ()
+    soft_apart: tuple[str, ...] = ()
+    soft_together: tuple[str, ...] = ()
     consoles: int = 0
     movable: bool = True
     pinned: bool = False

@@ -86,7 +86,8 @@ def rolling(
 
     Hosts that can be emptied without moving VMs of others have their turn first, as each that is done makes room: so
     fewer VMs move twice. A host that cannot be emptied is tried again once others have made room; the exact solver gets
-    ``exact_seconds`` in all for those that remain. Raises :class:`ValueError` when a host is unknown or ``at_once`` is not positive.
+    ``exact_seconds`` in all for those that remain. Raises :class:`ValueError` when a host is unknown or ``at_once`` is
+    not positive.
     """
     if at_once < 1:
         raise ValueError("at least one host at a time")

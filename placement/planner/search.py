@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Budget:
 
 @dataclass
 class Chains:
-    """One try: a layout and what may be done to it."""
+    """One try: a layout and what may be done to it. ``heed``: soft groups count."""
 
     board: Board
     layout: Layout
@@ -58,6 +59,7 @@ class Chains:
     rng: random.Random
     steps: int = 0
     evenly: bool = False
+    heed: bool = True
     movers: set[int] = field(default_factory=set)
 
     def unit_of(self, v: int) -> Unit | None:
@@ -84,23 +86,33 @@ class Chains:
             ok[host] = False
         hosts = np.flatnonzero(ok)
         if hosts.size:
+            hosts = self._liked(unit, hosts)
             self.layout.put(unit, self._emptiest(unit, hosts) if self.evenly else self._best(hosts))
             return True
         if depth == 0 or self.steps < 0 or self.budget.over():
             return False
         return any(self._push_to(unit, host, depth, banned) for host in self._hosts_to_clear(unit, banned))
 
+    def _liked(
+        self, unit: Unit, hosts: np.ndarray[tuple[int], np.dtype[np.intp]]
+    ) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """Of these the preferred ones, if there are any, and of those the ones that soft groups like best."""
+        preferred = hosts[self.board.preferred[hosts]]
+        hosts = preferred if preferred.size else hosts
+        likings = self.layout.likings(unit) if self.heed else None
+        if likings is not None:
+            hosts = hosts[likings[hosts] == likings[hosts].max()]
+        return hosts
+
     def _best(self, hosts: np.ndarray[tuple[int], np.dtype[np.intp]]) -> int:
-        """The fullest, of the preferred ones if there are any."""
-        liked = hosts[self.board.preferred[hosts]]
-        hosts = liked if liked.size else hosts
+        """The fullest."""
         return int(hosts[np.argmin(self.layout.free_memory[hosts])])
 
     def _emptiest(self, unit: Unit, hosts: np.ndarray[tuple[int], np.dtype[np.intp]]) -> int:
         """The host with most left of what it has too little of, near home if there are any."""
-        for liked in (self.board.preferred, self.board.same_cluster(unit.vms[0])):
-            if liked[hosts].any():
-                hosts = hosts[liked[hosts]]
+        near = self.board.same_cluster(unit.vms[0])
+        if near[hosts].any():
+            hosts = hosts[near[hosts]]
         memory = (self.layout.free_memory[hosts] - unit.memory) / np.maximum(self.board.host_memory[hosts], 1)
         vcpus = (self.layout.free_vcpus[hosts] - unit.vcpus) / np.maximum(self.board.host_vcpus[hosts], 1)
         return int(hosts[np.argmax(np.minimum(memory, vcpus))])
@@ -185,10 +197,19 @@ class Chains:
 
 
 def search(board: Board, units: Sequence[Unit], *, budget: Budget, orders: int = ORDERS) -> Found:
-    """The best of several tries, ``orders`` at most: fewest units left, then least memory left. When spreading them evenly places all of
-    them, that is it: a fleet with room to spare is not packed."""
+    """The best of several tries, ``orders`` at most: fewest units left, then least memory left. When spreading them
+    evenly places all of them, that is it: a fleet with room to spare is not packed. Soft groups are heeded unless fewer
+    are left without them."""
+    found = _search(board, units, budget, orders, heed=True)
+    if found.left and (board.soft_apart or board.soft_together):
+        again = _search(board, units, budget, orders, heed=False)
+        return again if len(again.left) < len(found.left) else found
+    return found
+
+
+def _search(board: Board, units: Sequence[Unit], budget: Budget, orders: int, *, heed: bool) -> Found:
     rng = random.Random(board.problem.seed)
-    even = _evenly(board, units, budget, rng)
+    even = _evenly(board, units, budget, rng, heed=heed)
     if not even.left:
         return even
     weight = {unit.vms[0]: 1.0 for unit in units}
@@ -196,7 +217,7 @@ def search(board: Board, units: Sequence[Unit], *, budget: Budget, orders: int =
     for attempt in range(orders):
         noise = NOISE if attempt > 1 else 0.0
         order = sorted(units, key=lambda unit: _priority(unit, attempt % 2 == 1, weight, noise, rng))
-        found = _try(board, order, budget, rng, lifted=attempt % 2 == 0)
+        found = _try(board, order, budget, rng, lifted=attempt % 2 == 0, heed=heed)
         if attempt == 0 or _cost(found) < _cost(best):
             best = found
         if not best.left or budget.over() or len(best.left) <= least_left(board, units, best.left):
@@ -206,9 +227,9 @@ def search(board: Board, units: Sequence[Unit], *, budget: Budget, orders: int =
     return best
 
 
-def _evenly(board: Board, units: Sequence[Unit], budget: Budget, rng: random.Random) -> Found:
+def _evenly(board: Board, units: Sequence[Unit], budget: Budget, rng: random.Random, *, heed: bool) -> Found:
     """Big ones first, each to the emptiest host, nobody pushed; ends at the first that finds no place."""
-    chains = Chains(board, Layout(board), {}, budget, rng, evenly=True)
+    chains = Chains(board, Layout(board), {}, budget, rng, evenly=True, heed=heed)
     order = sorted(units, key=lambda unit: (-unit.memory, -unit.vcpus, unit.vms[0]))
     for index, unit in enumerate(order):
         if not chains.place(unit, 0):
@@ -228,10 +249,10 @@ def _priority(
     return -size * jitter, hosts, unit.vms[0]
 
 
-def _try(board: Board, order: Sequence[Unit], budget: Budget, rng: random.Random, *, lifted: bool) -> Found:
+def _try(board: Board, order: Sequence[Unit], budget: Budget, rng: random.Random, *, lifted: bool, heed: bool) -> Found:
     """One order. ``lifted``: VMs that leave a host which receives others do not count there, so that two may change
     places; those that find no other place need theirs again, or nothing of this try is used."""
-    chains = Chains(board, Layout(board), {v: unit for unit in order for v in unit.vms}, budget, rng)
+    chains = Chains(board, Layout(board), {v: unit for unit in order for v in unit.vms}, budget, rng, heed=heed)
     chains.movers = {v for unit in order for v in unit.vms}
     left = list(order)
     if lifted:

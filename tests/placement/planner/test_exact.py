@@ -58,7 +58,7 @@ def test_without_the_solver_the_plan_is_the_same_and_says_that_nothing_is_proven
 
 
 def test_what_the_search_misses_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def blind(board: Board, units: object, *, budget: Budget) -> Found:
+    def blind(board: Board, units: object, **_: object) -> Found:
         assert isinstance(units, list)
         return Found(Layout(board), tuple(units))
 
@@ -145,7 +145,7 @@ def test_what_the_search_found_is_kept_when_no_order_leads_to_the_solvers_answer
     plain = core._in_time
     in_time: list[bool] = []
     monkeypatch.setattr(core, "_in_time", worse)
-    monkeypatch.setattr(core, "search", lambda board, units, *, budget: first_fit(board, units))
+    monkeypatch.setattr(core, "search", lambda board, units, **_: first_fit(board, units))
 
     found = plan(asked)
 
