@@ -24,6 +24,8 @@ from placement import mirror
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_MARKERS = {"real", "e2e", "fault"}
+BROWSER_TESTS = (ROOT / "tests" / "e2e", ROOT / "tests" / "faults")
+"""Where script/test looks for tests marked e2e: collecting all others each time would take longer than they do."""
 STRICT = os.environ.get("CI") == "true" or os.environ.get("CLOUDOPS_STRICT") == "1"
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 """pytest-xdist's name of this process, when several run tests side by side."""
@@ -35,7 +37,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out tests that are about the other database; script/test runs the suite on both."""
+    """Leaves out tests that are about the other database; script/test runs the suite on both. Refuses browser tests
+    that script/test would not find."""
+    if lost := [item.nodeid for item in items if item.get_closest_marker("e2e") and _is_out_of_sight(item.path)]:
+        raise pytest.UsageError(f"marked e2e: {', '.join(lost)}. Remedy: move them to tests/e2e or tests/faults")
     other = "sqlite" if connection.vendor == "postgresql" else "postgres"
     left_out = [item for item in items if item.get_closest_marker(other)]
     if config.getoption("--database-tests"):
@@ -43,6 +48,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def _is_out_of_sight(path: Path) -> bool:
+    return path.is_relative_to(ROOT / "tests") and not any(path.is_relative_to(folder) for folder in BROWSER_TESTS)
 
 
 def _uses_database(item: pytest.Item) -> bool:
