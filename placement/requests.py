@@ -39,6 +39,7 @@ def specs_for(
     across_clusters: bool | None = None,
     only_hosts: Iterable[UUID | str] | None = None,
     exclude_hosts: Mapping[UUID | str, str] | Mapping[str, str] | None = None,
+    out_of_reach: Mapping[UUID, Mapping[str, str]] | None = None,
     drop_soft_tags: bool = False,
     copy_storage: bool = False,
     allocator: str | None = None,
@@ -49,10 +50,10 @@ def specs_for(
 ) -> dict[UUID, Spec]:
     """What these VMs need, each by itself. They are best read with host, endpoint, offering and template joined.
 
-    ``across_clusters`` None follows the settings. ``only_hosts`` overrides a pin. With ``now`` the VMs' open consoles
-    are counted too. ``groups`` off leaves their affinity groups aside, ``offering_tags`` off what their offerings
-    ask of hosts. The number of queries does not depend on the
-    number of VMs, hosts, tags or group members.
+    ``across_clusters`` None follows the settings. ``only_hosts`` overrides a pin; ``out_of_reach`` is ``exclude_hosts``
+    by VM. With ``now`` the VMs' open consoles are counted too. ``groups`` off leaves their affinity groups aside,
+    ``offering_tags`` off what their offerings ask of hosts. The number of queries does not depend on the number of
+    VMs, hosts, tags or group members.
     """
     settings = settings or runtime.current()
     tags, mates, consoles = _Tags(vms, offerings=offering_tags), _Mates(vms if groups else ()), _consoles(vms, now)
@@ -64,6 +65,7 @@ def specs_for(
         hard, soft = tags.of(vm)
         only, reason = _only(vm, purpose, only_hosts)
         excluded = {str(key): words for key, words in (exclude_hosts or {}).items()}
+        excluded |= (out_of_reach or {}).get(vm.pk, {})
         if purpose in MOVES:
             excluded.setdefault(str(vm.host_id), "It is there already.")
         offering = vm.offering

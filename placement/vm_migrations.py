@@ -213,16 +213,28 @@ def _claim(
 
 
 def spec_of_move(vm: Vm, options: Options, *, now: datetime) -> Spec:
-    """What the VM needs of a destination. A pin does not count: it is a refusal of its own, or was overruled."""
-    free = copy(vm)
-    free.pinned = False
-    return requests.spec_for(
+    """What the VM needs of a destination: :func:`specs_of_moves` of one."""
+    return specs_of_moves([vm], options, now=now)[vm.pk]
+
+
+def specs_of_moves(
+    vms: Sequence[Vm], options: Options, *, offering_tags: bool = True, now: datetime
+) -> dict[UUID, Spec]:
+    """What each VM needs of a destination. A pin does not count: it is a refusal of its own, or was overruled.
+
+    The number of queries is the same for one VM and for all; ``offering_tags`` as in ``requests.specs_for``.
+    """
+    free = [copy(vm) for vm in vms]
+    for vm in free:
+        vm.pinned = False
+    return requests.specs_for(
         free,
         purpose=Purpose.MIGRATE,
         across_clusters=options.across_clusters,
-        exclude_hosts=_unreachable_from(vm.host),
+        out_of_reach=_out_of_reach(vms),
         drop_soft_tags=options.drop_soft_tags,
         copy_storage=options.copy_storage,
+        offering_tags=offering_tags,
         now=now,
     )
 
@@ -259,11 +271,15 @@ def _demand_reachable(source: Host, target: Host) -> None:
         raise NothingToReach(f"{target.name} is known as {target.endpoint.uri}, which works only from here.")
 
 
-def _unreachable_from(source: Host) -> dict[str, str]:
-    """Hosts that other hosts cannot reach, as they are known by an address that works only from here."""
+def _out_of_reach(vms: Sequence[Vm]) -> dict[UUID, dict[str, str]]:
+    """Hosts that the VMs' own hosts cannot reach, as they are known by an address that works only from here."""
     local = Host.objects.filter(endpoint__kind=Kind.LIBVIRT, migration_uri="", endpoint__uri__regex=LOCAL_URI)
+    rows = list(local.order_by().values_list("pk", "endpoint_id"))
     words = "Other hosts cannot reach it: it has no migration URI."
-    return {str(pk): words for pk in local.exclude(endpoint=source.endpoint_id).order_by().values_list("pk", flat=True)}
+    return {
+        vm.pk: {str(pk): words for pk, endpoint_id in rows if endpoint_id != vm.host.endpoint_id}
+        for vm in (vms if rows else ())
+    }
 
 
 def bulk(

@@ -17,10 +17,11 @@ import numpy as np
 from cloudops.core import runtime
 from cloudops.core.models import RuntimeSettings
 from cloudops.inventory.models import Host, Vm
-from placement import mirror, requests
+from placement import mirror
 from placement.filters import FILTERS
 from placement.fleet import UP, Bools, Fleet, Ints
-from placement.spec import Purpose, Spec
+from placement.spec import Spec
+from placement.vm_migrations import Options, specs_of_moves
 from scaling import quotas
 from scaling.quotas import Left
 from scaling.values import Room, Wanted
@@ -39,6 +40,7 @@ class Rooms:
     specs: Mapping[UUID, Spec]
     place_of: Mapping[UUID, int | None]
     left: Mapping[UUID, Left]
+    pinned: frozenset[UUID]
     _open_to: dict[UUID, Bools] = field(default_factory=dict)
     _tagged: dict[tuple[str, ...], Bools] = field(default_factory=dict)
 
@@ -55,7 +57,8 @@ class Rooms:
             fleet=fleet,
             threads=threads,
             memory_mib=memory_mib,
-            specs=requests.specs_for(vms, purpose=Purpose.MIGRATE, settings=settings, offering_tags=False, now=now),
+            specs=specs_of_moves(vms, Options.of(settings), offering_tags=False, now=now),
+            pinned=frozenset(vm.pk for vm in vms if vm.pinned),
             place_of={vm.pk: index.get(str(vm.host_id)) for vm in vms},
             left=quotas.left_beside(vms),
         )
@@ -92,7 +95,7 @@ class Rooms:
         found = self._open_to.get(vm_id)
         if found is None:
             spec = self.specs[vm_id]
-            found = np.ones(len(self.fleet), dtype=bool)
+            found = np.full(len(self.fleet), vm_id not in self.pinned)
             for one in _FIXED:
                 column = one(spec, self.fleet)
                 if column is not None:

@@ -26,9 +26,9 @@ from cloudops.hypervisors.port import (
 )
 from cloudops.inventory import tags as tag_rows
 from cloudops.inventory.models import Connection, Host, Offering, OfferingKind, Vm
-from placement import decisions, mirror, requests
+from placement import decisions, mirror
 from placement.models import AffinityGroup, Claim, ClaimKind, Hold, HostCapacity
-from placement.spec import Purpose
+from placement.vm_migrations import Options, spec_of_move
 from scaling.matrix import Matrix, matrix
 from scaling.models import VmSize
 from scaling.rooms import Rooms
@@ -194,22 +194,21 @@ def test_elsewhere_is_where_placement_would_put_it(seed: int) -> None:
     vms = some_fleet(random_, hosts=10, vms=20)
     offerings = some_offerings(random_, 6)
     rooms = Rooms.read(vms, now=NOW)
-    hosts = {host.pk: host for host in Host.objects.all()}
+    hosts, options = {host.pk: host for host in Host.objects.all()}, Options.of(runtime.current())
     fits = 0
     for vm in vms:
         for offering in offerings:
             asked = wanted(offering, like=size_of(vm))
             big_enough = [
-                pk
+                str(pk)
                 for pk, host in hosts.items()
                 if host.total_cpu_threads >= asked.size.vcpus and host.total_memory_mib >= asked.size.memory_mib
             ]
             vm.offering, vm.vcpus, vm.memory_mib = offering, asked.size.vcpus, asked.size.memory_mib
-            only = None if vm.pinned else big_enough
-            spec = requests.spec_for(vm, purpose=Purpose.MIGRATE, only_hosts=only, now=NOW)
-            answer = decisions.dry_run(spec, by=BY, now=NOW)
-            assert rooms.room(vm, asked).elsewhere == answer.result.fit, (vm.name, offering.name)
-            fits += answer.result.fit
+            spec = replace(spec_of_move(vm, options, now=NOW), only_hosts=tuple(big_enough))
+            fit = 0 if vm.pinned else decisions.dry_run(spec, by=BY, now=NOW).result.fit
+            assert rooms.room(vm, asked).elsewhere == fit, (vm.name, offering.name)
+            fits += fit
     assert fits
 
 
