@@ -7,11 +7,13 @@ it too; the host then says that it cannot weigh CPUs (libvirt: "cgroup CPU contr
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mounts")
+PREFIX = "cloudops-lab-"
 SHARES = 4096
 """The weight of a whole host: a group counts as one process of 1024 otherwise, however many guests are in it."""
 LEAVE_SECONDS = 5.0
@@ -32,13 +34,15 @@ class CpuCgroup:
 
 
 def make_cpu_cgroup(name: str, mounts: Path = MOUNTS) -> CpuCgroup | None:
-    """An empty group, also where an earlier one of this name was left behind; None where none can be had."""
+    """An empty group of this process; None where none can be had. Those that killed processes left are removed."""
     mount_point = _mount_point(mounts)
     if mount_point is None:
         return None
-    group = CpuCgroup(mount_point / name, mount_point)
+    group = CpuCgroup(mount_point / f"{PREFIX}{os.getpid()}-{name}", mount_point)
     try:
-        _removed(group.path)
+        for left in mount_point.glob(f"{PREFIX}*-*"):
+            if left == group.path or not Path("/proc", left.name.removeprefix(PREFIX).partition("-")[0]).exists():
+                _removed(left)
         group.path.mkdir(exist_ok=True)
         (group.path / "cpu.shares").write_text(str(SHARES))
     except OSError:

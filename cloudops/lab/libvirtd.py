@@ -267,7 +267,7 @@ class LibvirtHost:
         (self.state_dir / "run").chmod(0o750)
         if self._socket_gid is not None:
             os.chown(self.state_dir / "run", -1, self._socket_gid)
-        self._cpu = make_cpu_cgroup(f"cloudops-lab-{self.uuid}")
+        self._cpu = make_cpu_cgroup(self.uuid)
         listen = self._listen or Listen()
         write_lines(self.state_dir / "etc/libvirtd.conf", daemon_settings(listen, self.uuid))
         settings = qemu_settings(listen.address, self._vnc_ports, cpu_control=self._cpu is not None)

@@ -121,7 +121,9 @@ def test_facts_are_what_was_defined(libvirt_lab: LibvirtLab) -> None:
         vm = hypervisor.vm(libvirt_lab.one)
         assert (vm.name, vm.vcpus, vm.memory_mib) == ("one", 1, 32)
         assert vm.scaling is not None
-        assert (vm.scaling.max_vcpus, vm.scaling.max_memory_mib, vm.scaling.memory_slots) == (4, 2048, 8)
+        assert (vm.scaling.max_vcpus, vm.scaling.dimm_limit_mib, vm.scaling.memory_slots) == (4, 2048, 8)
+        # Boot memory, virtio-mem, and three DIMMs of 128 MiB.
+        assert vm.scaling.max_memory_mib == 32 + 1536 + 3 * 128
 
 
 @pytest.mark.fault

@@ -123,7 +123,7 @@ def _each_vcpu(domain: minidom.Element, most: int, enabled: int) -> None:
         one = _added(listed, "vcpu")
         one.setAttribute("id", str(number))
         one.setAttribute("enabled", "yes" if number < enabled else "no")
-        may_leave = hotpluggable.get(str(number), "yes") if number >= enabled or str(number) in hotpluggable else "no"
+        may_leave = hotpluggable.get(str(number), "no" if number < enabled else "yes")
         one.setAttribute("hotpluggable", may_leave if number else "no")
 
 
