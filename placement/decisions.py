@@ -241,13 +241,13 @@ def for_tenant(decision: Decision) -> tuple[str, ...]:
 
 
 def candidates(vm: Vm, *, spec: Spec, now: datetime, limit: int = MOST_CANDIDATES) -> list[Candidate]:
-    """Every host for this VM, the best first, then those that fail least. Two queries beside the mirror's."""
+    """Hosts for this VM, the best first, then those that fail least; so many at most, as each is told in full. Two
+    queries beside the mirror's."""
     del vm  # what counts of it is in the specification
     owner = mirror.current()
     with owner.up_to_date(now=now, consoles=_needs_consoles(spec)) as fleet:
         mine = fleet.copy()
-    explained = Explained.of(spec, mine)
-    found = sorted(explained.hosts(), key=lambda one: (not one.fits, len(one.reasons), -(one.score or 0.0)))[:limit]
+    found = Explained.of(spec, mine).best(limit)
     rows = Host.objects.select_related("cluster", "endpoint").in_bulk([UUID(one.id) for one in found])
     return [
         Candidate(row, one.fits, one.score, one.reasons, one.remedies, one)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from placement import words
-from placement.fleet import Fleet
+from placement.fleet import Fleet, Floats, Ints
 from placement.scheduler import NearestMiss, Result, Verdict, cluster_results, decide, verdicts
 from placement.spec import Spec
 
@@ -97,18 +97,29 @@ class Explained:
         least; only those that are taken are told."""
         structure = self.fleet.structure
         inside = np.array([one.id == cluster for one in structure.clusters], dtype=bool)[structure.cluster]
-        places = np.flatnonzero(inside)
+        scores = self._all_scores()
+        if self.result.place is not None:
+            scores[self.result.place] = np.inf
+        return self._in_order(np.flatnonzero(inside), scores, skip, take)
+
+    def best(self, take: int) -> tuple[ExplainedHost, ...]:
+        """So many hosts of all: those that fit with the best score first, then those that fail least; only these are
+        told."""
+        return self._in_order(np.arange(len(self.fleet)), self._all_scores(), 0, take)
+
+    def _all_scores(self) -> Floats:
+        scores = np.full(len(self.fleet), -np.inf)
+        scores[self.result.places] = self.result.scores
+        return scores
+
+    def _in_order(self, places: Ints, scores: Floats, skip: int, take: int | None) -> tuple[ExplainedHost, ...]:
         fails = np.zeros(len(self.fleet), dtype=np.int32)
         for column in self.result.columns.values():
             if column is not None:
                 fails += ~column
-        scores = np.full(len(self.fleet), -np.inf)
-        scores[self.result.places] = self.result.scores
-        if self.result.place is not None:
-            scores[self.result.place] = np.inf
         ordered = places[np.lexsort((places, -scores[places], fails[places]))]
         chosen = ordered[skip : None if take is None else skip + take]
-        return tuple(self._host(int(place), structure.ids[int(place)]) for place in chosen)
+        return tuple(self._host(int(place), self.fleet.structure.ids[int(place)]) for place in chosen)
 
     def host(self, host_id: str) -> ExplainedHost | None:
         """One host; None when it was not there at the time."""
