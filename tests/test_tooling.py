@@ -89,7 +89,7 @@ def test_a_skipped_real_part_fails_a_strict_run(tmp_path: Path, strict: dict[str
     command += [f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml"), str(tmp_path)]
     clean = {name: value for name, value in os.environ.items() if name not in {"CI", "CLOUDOPS_STRICT"}}
     done = subprocess.run(
-        command, cwd=ROOT, env={**clean, **strict}, capture_output=True, text=True, check=False, timeout=60
+        command, cwd=ROOT, env={**clean, **strict}, capture_output=True, text=True, check=False, timeout=110
     )
     assert outcome in done.stdout.splitlines()[-1]
     assert (done.returncode == 0) is (not strict)
