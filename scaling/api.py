@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -26,7 +25,6 @@ from cloudops.inventory.models import Cluster, Vm
 from scaling import bulk, choosing, headroom, history, resizes, sizes, subjects, telling, telling_resizes
 from scaling.matrix import matrix
 from scaling.models import Resize
-from scaling.resize_errors import PlanOutdated
 from scaling.serializers import (
     BulkBody,
     BulkSerializer,
@@ -74,13 +72,6 @@ class _OfVm(ApiViewSet):
         if offering is None:
             raise Invalid("There is no such offering.", fields={"offering": ["Choose one of the VM's offerings."]})
         return subjects.wanted(offering, **{name: sent[name] for name in SIZE if name in sent})
-
-    def told(self, act: Callable[[], Any]) -> Any:
-        """``act()``; what a stale plan's refusal tells is what this reader may know."""
-        try:
-            return act()
-        except PlanOutdated as outdated:
-            raise telling.outdated(outdated, sees_fleet=self.sees_fleet) from None
 
     def resize_shown(self, operation: Operation) -> Response:
         """202 with the resize that an operation carries out."""
@@ -152,8 +143,7 @@ class VmScalingViewSet(_OfVm):
     def resize(self, request: Request, vm_id: str) -> Response:
         vm, sent = self.vm(vm_id, VmRight.SCALE), self.body(ResizeBody)
         wanted, how, token = self.wanted(vm, sent), Reach(sent["how"]), sent.get("plan", "")
-        operation = self.told(lambda: resizes.resize(vm, wanted=wanted, how=how, token=token, by=self.by, now=self.now))
-        return self.resize_shown(operation)
+        return self.resize_shown(resizes.resize(vm, wanted=wanted, how=how, token=token, by=self.by, now=self.now))
 
     @extend_schema(
         summary="Give a VM a size at its next start",
@@ -164,7 +154,7 @@ class VmScalingViewSet(_OfVm):
     def at_next_start(self, request: Request, vm_id: str) -> Response:
         vm, sent = self.vm(vm_id, VmRight.SCALE), self.body(WayBody)
         wanted, token = self.wanted(vm, sent), sent.get("plan", "")
-        self.told(lambda: resizes.at_next_start(vm, wanted=wanted, token=token, by=self.by, now=self.now))
+        resizes.at_next_start(vm, wanted=wanted, token=token, by=self.by, now=self.now)
         return self._size(self.vm(vm_id))
 
     @extend_schema(summary="Forget what waits for a VM's next start", responses={204: None})

@@ -30,7 +30,7 @@ def verdicts(vms: Sequence[Vm], wanted: Wanted, *, settings: RuntimeSettings, no
     """A plan for each, in this order, from what is known in rows: no hypervisor is asked, and the number of queries
     does not grow. ``vms`` come as ``access.visible_vms`` reads them."""
     found = subjects.subjects(vms, settings=settings, now=now)
-    rooms = Rooms.read(vms, now=now)
+    rooms = Rooms.read(vms, now=now, settings=settings)
     return [Verdict(vm, preflight(found[vm.pk], wanted, rooms.room(vm, wanted))) for vm in vms if vm.pk in found]
 
 

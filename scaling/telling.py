@@ -11,7 +11,6 @@ from typing import Final
 
 from cloudops.inventory.models import Vm
 from scaling import fingerprint, planning, words
-from scaling.resize_errors import PlanOutdated
 from scaling.values import Plan, Reach, Reason, Resource, ResourcePlan, Size, Wanted
 
 NEXT_START: Final = "next-start"
@@ -171,13 +170,3 @@ def _resource(plan: ResourcePlan, *, sees_fleet: bool) -> ResourceTold:
         guest=str(plan.guest),
         reasons=_reasons(plan.reasons, sees_fleet=sees_fleet),
     )
-
-
-OF_THE_HOST: Final = "Host"
-"""Changes whose name begins so are for people who see the fleet."""
-
-
-def outdated(refusal: PlanOutdated, *, sees_fleet: bool) -> PlanOutdated:
-    """The refusal of a stale plan, without what is not for this reader."""
-    kept = [one for one in refusal.changes if sees_fleet or not one.name.startswith(OF_THE_HOST)]
-    return PlanOutdated(" ".join(words.changes_words(kept)), changes=kept)

@@ -118,8 +118,7 @@ def _carry_out(request: HttpRequest, vm: Vm, choice: Choice, now: datetime) -> H
             return pages.done(request, text, to=reverse("vm", args=[vm.pk]))
         operation = resizes.resize(vm, wanted=choice.wanted, how=_way(how, choice), token=token, by=by, now=now)
     except PlanOutdated as outdated:
-        kept = telling.outdated(outdated, sees_fleet=person(request).sees_fleet)
-        choice.stale = list(words.changes_words(kept.changes))
+        choice.stale = list(words.changes_words(outdated.changes))
         return None
     except Exception as error:
         choice.problem = as_refusal(error)

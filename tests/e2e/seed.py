@@ -44,7 +44,7 @@ def seed(*, uri: str, kind: str, console_limit: int | None = None, cluster: str 
         username: tokens.create(
             user=User.objects.get(username=username),
             label="tests",
-            scopes=["console", "power", "manage"],
+            scopes=["console", "power", "scale", "manage"],
             days=1,
             by=by,
             now=now,
