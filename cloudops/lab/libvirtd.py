@@ -28,6 +28,11 @@ READY_SECONDS = 30.0
 VIRSH_SECONDS = 60.0
 FREEZE_SECONDS = 10.0
 SOCKET_PATH_BYTES = 107
+CAPABILITIES = "cache/qemu/capabilities"
+
+
+_learned: Path | None = None
+"""Where a host of this process keeps what libvirtd found out about QEMU, which takes it a second or more each time."""
 
 
 class InUse(ServiceError):
@@ -85,7 +90,8 @@ class LibvirtHost:
         return self.state_dir / "log" / "host.log"
 
     def start(self) -> Self:
-        """Returns when libvirtd answers and knows its QEMU. Raises ServiceError when it cannot be had, saying why; InUse is one."""
+        """Returns when libvirtd answers and knows its QEMU. Raises ServiceError when it cannot be had, saying why;
+        InUse is one."""
         if self._child is not None and self._child.is_running():
             return self
         if os.geteuid() != 0:
@@ -262,6 +268,7 @@ class LibvirtHost:
         shutil.rmtree(self.state_dir / "run", ignore_errors=True)
         for folder in ("etc", "run", "lib", "log/qemu", "cache"):
             (self.state_dir / folder).mkdir(parents=True, exist_ok=True)
+        _recall(self.state_dir / CAPABILITIES)
         for folder in ("serial", "guests"):
             (self._shared_dir / folder).mkdir(parents=True, exist_ok=True)
         (self.state_dir / "run").chmod(0o750)
@@ -303,6 +310,7 @@ class LibvirtHost:
             self._child.wait_ready(self._answers, deadline_seconds=READY_SECONDS)
             # Has libvirtd look at its QEMU now: on a busy machine that takes longer than a first call would wait.
             self.virsh("version")
+            _remember(self.state_dir / CAPABILITIES)
         except BaseException:
             self.stop()
             raise
@@ -357,6 +365,17 @@ class LibvirtHost:
         for pid in found:
             os.kill(pid, number)
         return found
+
+
+def _remember(capabilities: Path) -> None:
+    global _learned
+    _learned = capabilities
+
+
+def _recall(capabilities: Path) -> None:
+    """Spares a new host to find out for itself; libvirtd checks that it is of the same QEMU."""
+    if _learned is not None and _learned.is_dir() and not capabilities.exists():
+        shutil.copytree(_learned, capabilities)
 
 
 def _is_stopped(pid: int) -> bool:
