@@ -21,10 +21,9 @@ LEAVE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class CpuCgroup:
-    """``path`` is the group as seen from the machine; the host sees it as ``mount_point``, and nothing else there."""
+    """A group in the machine's hierarchy, of which the host sees nothing else."""
 
     path: Path
-    mount_point: Path
 
     def remove(self) -> None:
         """Once all processes in it have ended; gives up quietly after some seconds, for whoever comes next."""
@@ -38,7 +37,7 @@ def make_cpu_cgroup(name: str, mounts: Path = MOUNTS) -> CpuCgroup | None:
     mount_point = _mount_point(mounts)
     if mount_point is None:
         return None
-    group = CpuCgroup(mount_point / f"{PREFIX}{os.getpid()}-{name}", mount_point)
+    group = CpuCgroup(mount_point / f"{PREFIX}{os.getpid()}-{name}")
     try:
         for left in mount_point.glob(f"{PREFIX}*-*"):
             if left == group.path or not Path("/proc", left.name.removeprefix(PREFIX).partition("-")[0]).exists():

@@ -1,7 +1,7 @@
 #!/bin/bash
 # PID 1 of one lab host. Runs in mount, UTS, IPC and PID namespaces of its own, so that nothing of the machine changes:
 # the host sees its own libvirt directories, host name, users and groups. Arguments: state directory, host name, and
-# where there is one a cgroup of its own and the mount of the CPU controller that it is to take for the whole of it.
+# where there is one a cgroup of its own for the CPU controller.
 set -e
 state=$1
 hostname "$2"
@@ -14,8 +14,11 @@ bind "$state/cache" /var/cache/libvirt
 # libvirtd started by root loads no QEMU driver unless user libvirt-qemu and group kvm exist, whatever qemu.conf says.
 for file in passwd group hosts; do mount --bind "$state/$file" "/etc/$file"; done
 if [ -n "${3-}" ]; then
-  mount --bind "$3" "$4"
-  # libvirt would look for the controller in version 2 too, where the machine does not have it.
+  # Whoever clears away what killed hosts have left sees that this one lives.
+  echo $$ > "$3/cgroup.procs"
+  # libvirt takes the mount that came last for the controller, and has never heard of the rest of the machine's groups.
+  mkdir -p "$state/cpu" && mount --bind "$3" "$state/cpu"
+  # It would look for the controller in version 2 too, where the machine does not have it.
   while read -r _ point kind _; do [ "$kind" != cgroup2 ] || umount --lazy "$point"; done < /proc/self/mounts
 fi
 cd /

@@ -298,7 +298,7 @@ class LibvirtHost:
         command = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
         command += ["--propagation", "private", "bash", str(script), str(self.state_dir), self.name]
         if self._cpu is not None:
-            command += [str(self._cpu.path), str(self._cpu.mount_point)]
+            command.append(str(self._cpu.path))
         if self.network_namespace is not None:
             command = ["nsenter", f"--net={self.network_namespace}", "--", *command]
         environment = {**os.environ, "LC_ALL": "C.UTF-8", "LIBVIRTD_ARGS": "--listen" if self._listen else ""}

@@ -147,6 +147,8 @@ def test_a_vm_without_headroom_says_so_and_gets_it_at_its_next_start(libvirt_lab
     vm = host.ensure_guest(GuestSpec("tight", memory_mib=32, headroom=False, vnc_password="s3cret-1"))
     try:
         with opened(_spec(libvirt_lab.uris["unix"])) as hypervisor:
+            has_controller = '["cpu"]' in (host.state_dir / "etc/qemu.conf").read_text()
+            assert hypervisor.scaling(vm).cpu_control == has_controller
             facts = hypervisor.scaling(vm).facts
             assert (facts.max_vcpus, facts.max_memory_mib, facts.dimm_limit_mib, facts.memory_devices) == (1, 32, 0, ())
             for step in (ResizeStep(ResizeKind.DIMM, 128, "ua-dimm0"), ResizeStep(ResizeKind.VCPUS, 2)):

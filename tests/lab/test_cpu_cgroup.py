@@ -44,7 +44,7 @@ def test_a_group_is_made_anew_and_leaves_nothing_behind() -> None:
     if group is None:  # this machine has none, or it does not let us
         assert not _writable()
         return
-    dead = group.mount_point / f"{PREFIX}{_dead_pid()}-test"
+    dead = group.path.parent / f"{PREFIX}{_dead_pid()}-test"
     (dead / "machine").mkdir(parents=True)
     (group.path / "machine" / "guest").mkdir(parents=True)
     again = make_cpu_cgroup("test")
