@@ -63,9 +63,7 @@ class Command(BaseCommand):
         """Makes the people and the project; returns the names of those whose password is not the demo's any more."""
         project = Project.objects.filter(name=PROJECT).first()
         if project is None:
-            project = people.create_project(
-                name=PROJECT, description="The demo's tenant.", **QUOTAS, by=SEED, now=now
-            )
+            project = people.create_project(name=PROJECT, description="The demo's tenant.", **QUOTAS, by=SEED, now=now)
         changed = []
         for username, person in wanted.items():
             user = User.objects.filter(username=username).first()
