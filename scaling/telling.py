@@ -97,6 +97,11 @@ class PlanTold:
         return REACHES[self.reach][0]
 
     @property
+    def remedies(self) -> tuple[str, ...]:
+        """Every way out that the reasons name, each once."""
+        return tuple(dict.fromkeys(words for reason in self.reasons for words in reason.remedies))
+
+    @property
     def measured(self) -> tuple[ResourceTold, ...]:
         """The resources that have numbers."""
         return tuple(one for one in self.resources if one.resource in _UNITS)
