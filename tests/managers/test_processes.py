@@ -69,6 +69,7 @@ def test_a_watcher_registers_and_ends_with_its_stop(monkeypatch: pytest.MonkeyPa
 @pytest.mark.real
 @pytest.mark.fault
 @pytest.mark.alone
+@pytest.mark.timeout(300)
 def test_real_watchers_follow_a_simulated_host_take_over_and_end_on_sigterm(
     postgres_url: str, redis_url: str, service_dir: Path, product_env: Callable[..., dict[str, str]]
 ) -> None:
