@@ -34,6 +34,7 @@ def at_next_start(vm: Vm, *, wanted: Wanted, token: str = "", by: Actor, now: da
     ``HypervisorError``.
     """
     vm = planning.read(vm)
+    slot.demand_free(vm)
     slot.demand_reported(vm)
     subject, plan = planning.plan_now(vm, wanted, now=now)
     planning.demand_current(token, plan, by=by)

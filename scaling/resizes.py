@@ -73,6 +73,7 @@ def resize(vm: Vm, *, wanted: Wanted, how: Reach, token: str = "", by: Actor, no
     ``VmNotResizable`` and ``HypervisorError``.
     """
     vm = planning.read(vm)
+    slot.demand_free(vm)
     slot.demand_reported(vm)
     subject, plan = plan_now(vm, wanted, now=now)
     planning.demand_current(token, plan, by=by)

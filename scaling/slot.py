@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from cloudops.core import operations
+from cloudops.core import operations, operations_view
 from cloudops.core.actors import Actor
 from cloudops.core.errors import Refusal
 from cloudops.core.models import Operation
@@ -22,6 +22,15 @@ def demand_reported(vm: Vm) -> None:
         raise VmNotResizable(f"Its hypervisor does not report {vm.name} any more.")
     if vm.host.connection != Connection.UP:
         raise HostNotUp(f"The host of {vm.name} cannot be reached.")
+
+
+def demand_free(vm: Vm) -> None:
+    """Before its hypervisor is asked for anything: who is at work on it decides soon enough. Raises
+    ``OperationRunning``."""
+    mine = Operation.objects.filter(subject_type=Vm._meta.label_lower, subject_id=str(vm.pk))
+    running = mine.filter(status__in=[Operation.Status.PENDING, Operation.Status.RUNNING]).first()
+    if running is not None:
+        raise operations.OperationRunning(operations_view.at_work(running), operation=str(running.pk))
 
 
 @contextmanager
