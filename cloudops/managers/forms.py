@@ -25,6 +25,7 @@ _GROUPS = [
     ("placement_", "reserve", "Capacity", ""),
     ("placement_", "", "Placement", "How a host is chosen for a VM. A cluster may have its own allocator."),
     ("migration_", "", "Migration", "How VMs move between hosts, and how many at once."),
+    ("scaling_", "", "Live scaling", "How far VMs can grow while they run. A cluster or VM may have its own headroom."),
     ("audit_", "", "Audit trail", "What happened, who did it, and for how long that is kept."),
     ("", "", "Other", "Settings of their own kind."),
 ]
