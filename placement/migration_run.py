@@ -251,7 +251,7 @@ class _Runner:
         for over in ("error", UNCLEAR, "stumbles"):  # whatever was said or not known before: it moves
             progress.pop(over, None)
         self.hold.write(now, progress=progress)
-        words = migration_words.copying(progress)
+        words = migration_words.under_way(self.row, now)
         if self.row.abort_requested_at is not None:
             words = f"{words}. Asked to abort."
         self.hold.say(COPY, "running", words, percent=10 + round(0.8 * progress["percent"]))

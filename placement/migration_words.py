@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from cloudops.hypervisors.port import HypervisorError, MigrationStatus, Objection
 from cloudops.inventory.sync import CredentialUnreadable
+from placement.models import VmMigration
 
 MIB = "MiB"
 MOST_NAMES = 3
+REACHING_SECONDS = 5.0
+"""A destination that answers has taken the first memory by then."""
 
 
 def progress_of(status: MigrationStatus) -> dict[str, Any]:
@@ -35,6 +39,22 @@ def copying(progress: dict[str, Any]) -> str:
         return "Under way."
     words = f"{progress['memory_remaining_mib']:,} of {total:,} {MIB} left, {progress['rate_mib_per_second']:,} {MIB}/s"
     return f"{words}; it runs at the destination already (post-copy)" if progress.get("post_copy") else words
+
+
+def under_way(row: VmMigration, now: datetime) -> str:
+    """How far it is, or what is waited for while nothing flows."""
+    waited_seconds = (now - row.copying_since).total_seconds() if row.copying_since else 0.0
+    if row.progress.get("memory_total_mib") or waited_seconds < REACHING_SECONDS:
+        return copying(row.progress)
+    return reaching(row.source.name, row.target.name)
+
+
+def reaching(source: str, target: str) -> str:
+    """While nothing has come of it yet."""
+    return (
+        f"{source} tries to reach {target}. If it cannot, it gives up after about two minutes and cannot be stopped "
+        f"from that; check {target}'s migration URI meanwhile."
+    )
 
 
 def copied(progress: dict[str, Any]) -> str:

@@ -167,6 +167,22 @@ class TestFaults:
             assert destination.vm(vm).power_state is PowerState.RUNNING
 
 
+def test_a_migration_address_that_leads_elsewhere_is_said_before(lab_of_two: Lab) -> None:
+    """Its own management address is right, the address that the source is told is another host's."""
+    lab, vm = lab_of_two, _mover(lab_of_two)
+    there = _target(lab, "kvm-02")
+    with opened(_spec(lab, "kvm-01")) as source:
+        (objection,) = source.check_migration(vm, replace(there, uri=lab.uri("kvm-01")), LIVE)
+        assert objection.code == DestinationUnreachable.code
+        assert "leads to another host" in objection.detail
+        assert lab.host("kvm-01").uuid in objection.detail
+        (objection,) = source.check_migration(vm, replace(there, uri="qemu+pigeon://kvm-02/system"), LIVE)
+        assert "not valid" in objection.detail
+        began = time.monotonic()  # an address between the hosts only: from here nobody answers
+        assert not source.check_migration(vm, replace(there, uri="qemu+tcp://192.0.2.1/system"), LIVE)
+        assert time.monotonic() - began < 8
+
+
 def test_a_cpu_that_the_destination_lacks_is_said_before(lab_of_two: Lab) -> None:
     lab = lab_of_two
     host = lab.host("kvm-01")

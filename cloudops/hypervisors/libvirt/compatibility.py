@@ -34,6 +34,7 @@ from cloudops.hypervisors.port import (
     StorageMissing,
 )
 
+TRY_SECONDS = 2.0
 EJECT_REMEDY = "Eject the medium, or put it on storage that both hosts reach."
 # What of <cpu> is the guest's affair and not the host's.
 _NOT_COMPARED = ("numa", "topology", "cache", "maxphysaddr")
@@ -85,11 +86,42 @@ def check(
         try:
             session.open(deadline)
             found = session.call(lambda handle: list(_objections(handle, mover, options)), deadline)
+            uuid = session.call(_host_uuid, deadline)
         finally:
             session.close("it was only asked")
     except HypervisorError as error:
-        found = [DestinationUnreachable(f"The destination does not answer: {error}")]
+        found, uuid = [DestinationUnreachable(f"The destination does not answer: {error}")], ""
+    if not found:
+        found = _wrong_address(target, uuid, deadline)
     return [_objection(error) for error in found]
+
+
+def _wrong_address(target: MigrationTarget, host_uuid: str, deadline: float) -> list[HypervisorError]:
+    """An address of its own for migrations, tried from here: one that leads to another host would be the wrong one for
+    the source, too. What we do not reach says nothing: it may be a network between the hosts only."""
+    try:
+        uri = parse_uri(target.uri)
+    except HypervisorError as error:
+        return [DestinationUnreachable(f"The destination's migration URI is not valid: {error}", remedy=NO_URI_REMEDY)]
+    if uri.from_elsewhere == parse_uri(target.spec.uri).from_elsewhere:
+        return []
+    session = Session(target.spec, uri)
+    until = min(deadline, time.monotonic() + TRY_SECONDS)
+    try:
+        session.open(until)
+        there = session.call(_host_uuid, until)
+    except HypervisorError:
+        return []
+    finally:
+        session.close("it was only tried")
+    if there == host_uuid:
+        return []
+    words = f"The destination's migration URI {target.uri} leads to another host, UUID {there}."
+    return [DestinationUnreachable(words, remedy=NO_URI_REMEDY)]
+
+
+def _host_uuid(handle: Any) -> str:
+    return ET.fromstring(handle.getCapabilities()).findtext("host/uuid") or ""  # noqa: S314  (from libvirtd)
 
 
 def _objection(error: HypervisorError) -> Objection:
