@@ -56,6 +56,11 @@ ADMIN_PAGES = {
     "maintenance-choose": "/maintenance/new/",
     "maintenance-preview": "/maintenance/new/?host={spare}",
     "maintenance-job": "/maintenance/{job}/",
+    "vm-scale": "/vms/{sized}/scale/?offering={growing}",
+    "vm-size": "/vms/{sized}/size/",
+    "vm-headroom": "/vms/{sized}/headroom/",
+    "scaling": "/scaling/?offering={growing}&vcpus=2&memory_mib=4096",
+    "cluster-headroom": "/scaling/clusters/{cluster}/",
     "consoles": "/consoles/",
     "console-history": "/consoles/history/",
     "offerings": "/offerings/",
@@ -74,6 +79,7 @@ TENANT_PAGES = {
     "my-activity": "/my/activity/",
     "my-vm": "/vms/{vm}/",
     "my-moving-vm": "/vms/{moving}/",
+    "my-vm-scale": "/vms/{sized}/scale/?offering={growing}",
 }
 ANONYMOUS_PAGES = {"login": "/account/login/"}
 
@@ -92,6 +98,7 @@ def scene(product: Product, seeded: dict[str, Any]) -> Iterator[dict[str, str]]:
     """A fleet worth looking at: a real host, simulated ones, and open consoles on them."""
     simulated = product.run("seed", uri=FLEET_URI, kind="simulated", cluster="simulated")
     placed = product.run("seed_placement", state=str(product.folder / "simulated.sqlite"))
+    sized = product.run("seed_scaling", vm=placed["asking"])
     with ExitStack() as consoles:
         for username, vm in zip(
             ("alice", "bob", "alice", "oskar"),
@@ -99,7 +106,7 @@ def scene(product: Product, seeded: dict[str, Any]) -> Iterator[dict[str, str]]:
             strict=True,
         ):
             consoles.enter_context(ConsoleClient(Api(product.url, seeded["tokens"][username]), vm))
-        yield {"host": seeded["host"], "vm": seeded["vms"]["alpha"], **placed}
+        yield {"host": seeded["host"], "vm": seeded["vms"]["alpha"], **placed, **sized}
 
 
 def faults(page: Page) -> list[str]:
