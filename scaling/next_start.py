@@ -17,7 +17,7 @@ from cloudops.core import events, live, runtime
 from cloudops.core.actors import Actor, system
 from cloudops.hypervisors.port import PowerState, ScalingFacts, Shape
 from cloudops.inventory import endpoints
-from cloudops.inventory.models import Offering, Vm
+from cloudops.inventory.models import Vm
 from scaling import headroom, history, planning, quotas, resize_words, slot, subjects
 from scaling.models import VmSize
 from scaling.resize_errors import NothingWaits
@@ -39,7 +39,7 @@ def at_next_start(vm: Vm, *, wanted: Wanted, token: str = "", by: Actor, now: da
     subject, plan = planning.plan_now(vm, wanted, now=now)
     planning.demand_current(token, plan, by=by)
     planning.demand_possible(vm, plan)
-    offering = Offering.objects.filter(pk=wanted.offering or None).first()
+    offering = planning.offering_of(wanted)
     ceiling = headroom.effective_with(vm, offering, wanted.size, settings=runtime.current())
     shape = headroom.shape_for(subject, wanted.size, ceiling)
     title, step = f"Set the size of {vm.name} at its next start"[:200], "Change the VM's definition"
@@ -62,7 +62,7 @@ def at_next_start(vm: Vm, *, wanted: Wanted, token: str = "", by: Actor, now: da
 def _wait_for(vm: Vm, wanted: Wanted, shape: Shape, by: Actor, now: datetime) -> VmSize:
     row = headroom.size_row(vm, now=now)
     row.next_size = asdict(wanted.size) | {"shape": asdict(shape), "was": list(_seen(vm))}
-    row.next_offering = Offering.objects.filter(pk=wanted.offering or None).first()
+    row.next_offering = planning.offering_of(wanted)
     row.next_offering_version = wanted.offering_version
     row.next_headroom = True
     row.next_by_name, row.next_at = by.name[:200], now

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from cloudops.accounts.models import User
 from cloudops.core import runtime
 from cloudops.core.actors import Actor
 from cloudops.hypervisors.port import ScalingState
 from cloudops.inventory import endpoints
-from cloudops.inventory.models import Connection, Vm
+from cloudops.inventory.models import Connection, Offering, Vm
 from scaling import fingerprint, subjects, words
 from scaling.preflight import preflight
 from scaling.resize_errors import NotReachable, PlanOutdated
@@ -59,6 +60,11 @@ def plan_now(vm: Vm, wanted: Wanted, *, now: datetime) -> tuple[Subject, Plan]:
     subject = subject_now(vm, now=now)
     room = Rooms.read([vm], now=now).room(vm, wanted)
     return subject, preflight(subject, wanted, room)
+
+
+def offering_of(wanted: Wanted) -> Offering | None:
+    """The offering's row; None where there is none any more, or none is wanted."""
+    return Offering.objects.filter(pk=UUID(wanted.offering)).first() if wanted.offering else None
 
 
 def demand_current(token: str, plan: Plan, *, by: Actor) -> None:

@@ -39,6 +39,7 @@ from scaling import resize_end, resize_hold, resizes
 from scaling.confirming import Seen
 from scaling.models import Resize
 from scaling.resize_errors import (
+    Cancelled,
     DidNotStart,
     GuestDidNotReact,
     HostFenced,
@@ -213,7 +214,7 @@ class _Runner:
             if row.cancel_requested_at is None:
                 return self._go(Phase.DEFINING)
             words = f"Cancelled by {row.cancel_requested_by}; {name} was started again as it was."
-            hold.note(hold.clock(), back=resize_end.stored(resize_end.Cancelled(words)))
+            hold.note(hold.clock(), back=resize_end.stored(Cancelled(words)))
             return self._go(Phase.STARTING)
         if row.cancel_requested_at is not None:
             resize_end.cancelled(hold, hold.clock())

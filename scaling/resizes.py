@@ -80,7 +80,7 @@ def resize(vm: Vm, *, wanted: Wanted, how: Reach, token: str = "", by: Actor, no
     how = _way(vm, wanted, plan, how)
     mode = MODES[how]
     given = plan.given if how in (Reach.LIVE, Reach.MOVE) else wanted.size
-    offering = Offering.objects.filter(pk=wanted.offering or None).first()
+    offering = planning.offering_of(wanted)
     ceiling = headroom.effective_with(vm, offering, given, settings=runtime.current())
     shape = headroom.shape_for(subject, given, ceiling)
     draft = _Draft(vm, subject, wanted, plan, mode, given, plan.moves, shape, by, now)
@@ -137,7 +137,7 @@ def _row(draft: _Draft) -> Resize:
     runs = draft.mode in {Mode.LIVE, Mode.MOVE}
     return Resize(
         vm=vm,
-        offering=Offering.objects.filter(pk=wanted.offering or None).first(),
+        offering=planning.offering_of(wanted),
         offering_name=wanted.offering_name,
         offering_version=wanted.offering_version,
         from_offering=vm.offering,
@@ -208,7 +208,7 @@ def _take(vm: Vm, operation: Operation, vcpus: int, memory_mib: int, by: Actor, 
 def _move(draft: _Draft, operation: Operation) -> None:
     """Room for whatever it has at any moment there, found by the scheduler, and a migration as the first steps."""
     twin = copy(draft.vm)
-    twin.offering = Offering.objects.filter(pk=draft.wanted.offering or None).first()
+    twin.offering = planning.offering_of(draft.wanted)
     twin.vcpus = max(draft.given.vcpus, draft.subject.size.vcpus)
     twin.memory_mib = max(draft.given.memory_mib, draft.subject.size.memory_mib)
     options = vm_migrations.Options.of(runtime.current())

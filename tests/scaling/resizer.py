@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 
 class Verbs:
@@ -68,7 +69,7 @@ class Verbs:
         """How it ended; None while it has not."""
         from scaling.models import Resize
 
-        row = Resize.objects.select_related("operation", "vm__host").get(pk=operation)
+        row = Resize.objects.select_related("operation", "vm__host").get(pk=UUID(operation))
         if row.ended_at is None:
             return None
         return {

@@ -91,7 +91,8 @@ def test_a_guest_that_takes_a_part_leaves_it_partly_and_asks_for_no_more(world: 
     assert world.claimed(vm) == {"vm": ("kvm1", 1, 512)}
     assert world.truth(vm).facts.memory_devices[0].requested_mib == 256, "what it did not take is not asked for"
     simulated.set_guest(host.endpoint.uri, vm.ref, SimulatedGuest())
-    done = world.go(Resize.objects.get(pk=resizes.continue_(row, by=BY, now=world.pause(1) or world.now).pk))
+    world.pause(1)
+    done = world.go(Resize.objects.get(pk=resizes.continue_(row, by=BY, now=world.now).pk))
     assert (done.outcome, world.truth(vm).memory_mib) == (Outcome.APPLIED, 768)
     claims_add_up()
 

@@ -238,7 +238,12 @@ def test_cancelled_before_a_worker_came(world: Scaling) -> None:
 
 def test_nobody_comes_for_it_and_that_is_said(world: Scaling, monkeypatch: pytest.MonkeyPatch) -> None:
     queued: list[Any] = []
-    monkeypatch.setattr(resizes, "enqueue", lambda *args, **_: queued.append(args) or True)
+
+    def enqueue(*args: Any, **_: Any) -> bool:
+        queued.append(args)
+        return True
+
+    monkeypatch.setattr(resizes, "enqueue", enqueue)
     row = world.resize(world.add_sized("web", world.add_host(1)), world.wanted(2, 512))
     world.pause(resizes.UNCLAIMED_SECONDS + 1)
     assert resizes.recover(now=world.now) == 1
@@ -255,6 +260,7 @@ def test_at_its_next_start(world: Scaling) -> None:
     next_start.at_next_start(vm, wanted=wanted, by=BY, now=world.now)
     assert (world.truth(vm).vcpus, world.truth(vm).next_start.vcpus) == (1, 3)
     size = VmSize.objects.get(vm=vm)
+    assert size.next_size is not None
     assert (size.vcpus, size.next_size["vcpus"], size.next_by_name) == (1, 3, "ada")
     world.sync()
     assert VmSize.objects.get(vm=vm).next_size is not None
