@@ -1,4 +1,4 @@
-"""Sizes over the API: what a VM could become, plans that are still true, resizes once and only once, headroom, many VMs."""
+"""Sizes over the API: what a VM could become, plans that are still true, resizes only once, headroom, many VMs."""
 
 from __future__ import annotations
 

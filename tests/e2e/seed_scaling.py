@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 
 import django
 
@@ -23,7 +24,7 @@ def seed(*, vm: str) -> dict[str, str]:
     from scaling.values import Size
 
     by, now = system("seed"), timezone.now()
-    custom = {"kind": "custom", "dynamic_scaling": True, "by": by, "now": now}
+    custom: dict[str, Any] = {"kind": "custom", "dynamic_scaling": True, "by": by, "now": now}
     growing = offerings.create(
         name="growing", cpu_mhz=1500, vcpus=1, max_vcpus=16, memory_mib=256, max_memory_mib=65_536, **custom
     )
