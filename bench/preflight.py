@@ -153,7 +153,7 @@ def _fill(chance: random.Random, now: datetime) -> None:
     for host in hosts:
         host.tags.set(tags[: chance.randrange(1, 4)])
     projects = Project.objects.bulk_create(
-        Project(name=f"project-{n}", quota_vcpus=1_000, quota_memory_mib=2_000_000) for n in range(20)
+        Project(name=f"project-{n}", quota_vcpus=240, quota_memory_mib=700_000) for n in range(20)
     )
     offerings = _offerings(chance, tags)
     Vm.objects.bulk_create((_vm(chance, n, hosts, projects, offerings) for n in range(VMS)), batch_size=500)

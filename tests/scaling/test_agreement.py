@@ -18,6 +18,7 @@ from cloudops.hypervisors.port import (
     Kind,
     MemoryDevice,
     MemoryModel,
+    PowerAction,
     PowerState,
     ResizeFailed,
     ResizeKind,
@@ -33,7 +34,7 @@ from scaling import memory
 from scaling.preflight import preflight
 from scaling.subjects import with_state
 from scaling.values import ORDER, Plan, Reach, Resource, Room, Size, Subject
-from tests.scaling.cases import codes, dimm, place, subject, virtio, wish
+from tests.scaling.cases import codes, dimm, facts, place, reason, subject, virtio, wish
 
 URI = "simulated://agreement?hosts=1&vms=0"
 REF = "vm-1"
@@ -122,8 +123,8 @@ def begin(driver: SimulatedHypervisor, told: ScalingFacts, draw: Any, kind: Kind
     vcpus = draw(st.integers(told.removable_vcpus + 1, told.max_vcpus), label="vCPUs")
     host = driver.hosts()[0].ref
     whole = memory.current_mib(told, told.boot_memory_mib)
-    facts = VmFacts(REF, "web-7", host, PowerState.RUNNING, vcpus, whole, scaling=told, guest_os=guest_os)
-    simulated.put_vm(URI, facts)
+    vm = VmFacts(REF, "web-7", host, PowerState.RUNNING, vcpus, whole, scaling=told, guest_os=guest_os)
+    simulated.put_vm(URI, vm)
     tells = draw(st.booleans(), label="guest tells")
     used = draw(st.integers(0, whole), label="used")
     simulated.set_guest(URI, REF, SimulatedGuest(tells=tells, used_mib=used))
@@ -141,6 +142,39 @@ def wanted_size(draw: Any, case: Case) -> Size:
     return Size(vcpus, mib, draw(st.sampled_from((0, 500, 3_000))), draw(st.booleans()))
 
 
+def seed_case(driver: SimulatedHypervisor, told: ScalingFacts) -> Case:
+    """A VM of 1 core of 500 MHz and 256 MiB whose guest uses 90."""
+    host = driver.hosts()[0].ref
+    simulated.put_vm(URI, VmFacts(REF, "web-7", host, PowerState.RUNNING, 1, 256, scaling=told))
+    simulated.set_guest(URI, REF, SimulatedGuest(used_mib=90))
+    return Case(driver, subject(told, kind=Kind.SIMULATED, size=Size(1, 256, 500)))
+
+
+def test_the_seed_case_is_done_live_where_there_is_headroom(driver: SimulatedHypervisor) -> None:
+    case = seed_case(driver, facts(256, virtio(2_048), memory_slots=8, memory_slots_used=1))
+    for size in (Size(2, 512, 1_000), Size(3, 1_024, 1_000), Size(3, 1_025, 1_500), Size(3, 1_500, 1_500)):
+        plan = case.ask(size)
+        assert plan.reach is Reach.LIVE
+        carry_out(case, size, plan)
+        assert case.state.guest.vcpus == size.vcpus
+    assert case.ask(Size(1, 256, 500)).of(Resource.MEMORY).reach is Reach.LIVE  # and all the way back
+
+
+def test_the_seed_case_is_refused_before_any_call_where_there_is_none(driver: SimulatedHypervisor) -> None:
+    case = seed_case(driver, replace(facts(512), balloon_mib=256))
+    size = Size(2, 512, 1_000)
+    carry_out(case, size, case.ask(size))
+    third = case.ask(Size(2, 1_025, 1_500))
+    assert (third.reach, third.steps) == (Reach.RESTART, ())
+    assert reason(third, "memory-ceiling") == {"current": 512, "ceiling": 512, "wanted": 1_025}
+    with pytest.raises(CeilingExceeded):  # what it would have come to
+        driver.resize(REF, ResizeStep(ResizeKind.DIMM, 640, "ua-dimm0"))
+    driver.define(REF, third.shape)
+    driver.power(REF, PowerAction.SHUTDOWN)
+    driver.power(REF, PowerAction.START)
+    assert (case.state.vcpus, case.state.memory_mib) == (2, 1_025)
+
+
 @given(data=st.data())
 @EXAMPLES
 def test_what_is_live_the_platform_does_step_by_step_and_ends_at_what_was_said(
@@ -148,7 +182,9 @@ def test_what_is_live_the_platform_does_step_by_step_and_ends_at_what_was_said(
 ) -> None:
     case = begin(driver, data.draw(memory_facts()), data.draw, Kind.SIMULATED)
     size = wanted_size(data.draw, case)
-    carry_out(case, size, case.ask(size))
+    plan = case.ask(size)
+    event(str(plan.reach))
+    carry_out(case, size, plan)
 
 
 @given(data=st.data())
@@ -157,11 +193,12 @@ def test_the_same_on_a_platform_that_only_adds(driver: SimulatedHypervisor, data
     system = data.draw(st.sampled_from(("Debian GNU/Linux 12 (64-bit)", "Microsoft Windows Server 2022")))
     case = begin(driver, data.draw(vsphere_facts()), data.draw, Kind.VSPHERE, system)
     size = wanted_size(data.draw, case)
-    carry_out(case, size, case.ask(size))
+    plan = case.ask(size)
+    event(str(plan.reach))
+    carry_out(case, size, plan)
 
 
 def carry_out(case: Case, size: Size, plan: Plan) -> None:
-    event(str(plan.reach))
     if plan.reach not in (Reach.LIVE, Reach.SAME):
         assert plan.reach is Reach.RESTART
         refused(case, size, plan)

@@ -166,7 +166,7 @@ def made(vms: Sequence[Vm], offerings: Sequence[Offering]) -> Matrix:
     return matrix(vms, offerings, settings=runtime.current(), now=NOW)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_every_cell_is_what_preflight_says(seed: int) -> None:
     random_ = random.Random(seed)
     vms = some_fleet(random_, hosts=8, vms=30)
@@ -187,12 +187,12 @@ def test_every_cell_is_what_preflight_says(seed: int) -> None:
         assert {one: reaches.count(one) for one in Reach} == counts[offering.pk]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_elsewhere_is_where_placement_would_put_it(seed: int) -> None:
     """A dry run of the same VM with the wanted size and the wanted offering's tags counts the same hosts."""
     random_ = random.Random(100 + seed)
-    vms = some_fleet(random_, hosts=10, vms=20)
-    offerings = some_offerings(random_, 6)
+    vms = some_fleet(random_, hosts=10, vms=12)
+    offerings = some_offerings(random_, 5)
     rooms = Rooms.read(vms, now=NOW)
     hosts, options = {host.pk: host for host in Host.objects.all()}, Options.of(runtime.current())
     fits = 0
