@@ -91,6 +91,20 @@ class TestLibvirtScaling(ScalingContract):
         request(hypervisor, vm, 770)
         eventually(lambda: _seen(host, "grower") == (start_kib + 770 * 1024, vcpus), FOLLOW_SECONDS)
 
+    def test_a_restarted_guest_has_from_the_start_what_is_requested(
+        self, hypervisor: Hypervisor, growable: Growable, libvirt_lab: LibvirtLab
+    ) -> None:
+        host, vm = libvirt_lab.host, growable.running
+        hypervisor.define(vm, Shape(2, 6, 256, 2048, 8, 1536, 256))
+        hypervisor.power(vm, PowerAction.SHUTDOWN)
+        eventually(lambda: hypervisor.vm(vm).power_state is PowerState.OFF, FOLLOW_SECONDS)
+        hypervisor.power(vm, PowerAction.START)
+        eventually(lambda: virtio_mem(hypervisor, vm).current_mib == 256, FOLLOW_SECONDS)
+        assert hypervisor.scaling(vm).memory_mib == 512
+        grown_kib = _memory_kib(host, "grower")
+        request(hypervisor, vm, 0)
+        assert _memory_kib(host, "grower") == grown_kib - 256 * 1024
+
 
 def _handle(host: LibvirtHost) -> Any:
     """libvirt itself, past the driver."""
