@@ -203,7 +203,7 @@ def _quota_words(vm: Vm) -> str:
         return ""
     used = quotas.usage(vm.project)
     parts = [
-        f"{has} of {amount(quota, unit)}"
+        f"{amount(has, unit) if unit == 'MiB' else has} of {amount(quota, unit)}"
         for has, quota, unit in (
             (used.vcpus, used.quota_vcpus, "vCPU"),
             (used.memory_mib, used.quota_memory_mib, "MiB"),
