@@ -18,7 +18,7 @@ from cloudops.lab.process import Child, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse battery"
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 T = TypeVar("T")
 
 
@@ -49,7 +49,7 @@ class Product:
             input=script,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=200,
             check=False,
         )
         assert done.returncode == 0, f"manage.py {arguments}: {done.stdout}\n{done.stderr}"
@@ -63,7 +63,7 @@ class Product:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=200,
             check=False,
         )
         assert done.returncode == 0, f"{module}: {done.stdout}\n{done.stderr}"

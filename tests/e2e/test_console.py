@@ -15,7 +15,7 @@ from tests.e2e.browser import Person
 from tests.e2e.product import Product, eventually
 
 SCREEN = "canvas:not([data-part=frozen])"
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 
 def open_console(page: Page, vm: str) -> Page:

@@ -20,7 +20,7 @@ from tests.e2e.console_client import ConsoleClient
 from tests.e2e.product import ROOT, Product
 from tests.e2e.test_console import picture_appears
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 AXE = ROOT / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 SIZES = {"1440": {"width": 1440, "height": 900}, "390": {"width": 390, "height": 844}}

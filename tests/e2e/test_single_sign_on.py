@@ -12,7 +12,7 @@ from tests.e2e.browser import Person
 from tests.e2e.product import Product
 from tests.sso.provider import CLIENT_ID, CLIENT_SECRET, Provider, running_provider
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.e2e.browser import Person
 from tests.e2e.product import Product
 from tests.e2e.test_screens import SIZES, THEMES, faults
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 LONG = "a project with quite a long name, for the sake of it"
 
 

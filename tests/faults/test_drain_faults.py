@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.drain import BRIEF_SECONDS, GUESTS, HOME, Drain
 
-pytestmark = [pytest.mark.fault, pytest.mark.e2e, pytest.mark.moves, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fault, pytest.mark.e2e, pytest.mark.moves, pytest.mark.timeout(420)]
 
 
 def test_the_destination_freezes(drain: Drain) -> None:

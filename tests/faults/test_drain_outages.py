@@ -10,7 +10,7 @@ import pytest
 from cloudops.lab.lab import wait_moved
 from tests.faults.drain import HOME, Drain, under_way
 
-pytestmark = [pytest.mark.fault, pytest.mark.e2e, pytest.mark.moves, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fault, pytest.mark.e2e, pytest.mark.moves, pytest.mark.timeout(420)]
 
 
 def test_libvirtd_is_killed_at_the_source(drain: Drain) -> None:

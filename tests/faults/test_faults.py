@@ -19,7 +19,7 @@ from tests.e2e.product import eventually
 from tests.e2e.test_console import open_console, picture_appears
 from tests.faults.conftest import Installation
 
-pytestmark = [pytest.mark.fault, pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.fault, pytest.mark.e2e, pytest.mark.timeout(420)]
 LEASE_BOUND_SECONDS = 15.0
 
 

@@ -23,7 +23,7 @@ from tests.e2e.product import Product, eventually
 from tests.lab.fixtures import guest_image, lab_of_two, two_hosts
 
 __all__ = ["e2e_database", "lab_of_two", "product", "two_hosts"]
-pytestmark = [pytest.mark.real, pytest.mark.fault, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.fault, pytest.mark.timeout(420)]
 ENDED = """
 SELECT o.status, o.error_code, o.error_detail, o.steps, o.result, m.phase, m.progress, m.runner, m.ended_at,
        h.name AS host, v.power_state
