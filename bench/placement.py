@@ -48,8 +48,12 @@ def main() -> None:
                     bench.part(part)
             except KeyboardInterrupt:
                 report.notes.append("interrupted: what was not measured by then is missing")
-            report.notes.append(others.note())
-    report.publish(options.json)
+            except BaseException as error:
+                report.notes.append(f"ended early: {type(error).__name__}: {error}")
+                raise
+            finally:  # whatever fails, what was measured before is told
+                report.notes.append(others.note())
+                report.publish(options.json)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
