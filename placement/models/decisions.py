@@ -27,8 +27,11 @@ class Decision(models.Model):
     """One placement decision: what was asked, what was chosen, and everything needed to tell why, host by host.
 
     ``snapshot`` and ``changes`` (what differed from it) are the fleet that was decided on: the decision can be made
-    again, with every host's verdict. ``summary`` tells the gist without that. Every placement writes such a row: its
-    indexes are as few as its readers need.
+    again, with every host's verdict. ``summary`` tells the gist without that.
+
+    Every placement writes such a row, so its indexes are as few as its readers need, and the database does not check
+    its VM, host and snapshot: the claim that is written with it has the same VM and host, and is checked; and
+    snapshots are kept an hour longer than they are used.
     """
 
     class Outcome(models.TextChoices):
@@ -40,11 +43,19 @@ class Decision(models.Model):
     purpose = models.CharField(max_length=16, help_text="start, migrate, drain, deploy or dry-run.")
     outcome = models.CharField(max_length=16, choices=Outcome)
     vm = models.ForeignKey(
-        Vm, null=True, blank=True, db_index=False, on_delete=models.SET_NULL, related_name="decisions"
+        Vm,
+        null=True,
+        blank=True,
+        db_index=False,
+        db_constraint=False,
+        on_delete=models.SET_NULL,
+        related_name="decisions",
     )
     vm_name = models.CharField(max_length=255, blank=True)
     project_id = models.UUIDField(null=True, blank=True)
-    host = models.ForeignKey(Host, null=True, blank=True, on_delete=models.SET_NULL, related_name="decisions")
+    host = models.ForeignKey(
+        Host, null=True, blank=True, db_constraint=False, on_delete=models.SET_NULL, related_name="decisions"
+    )
     host_name = models.CharField(max_length=200, blank=True)
     requested_by_id = models.BigIntegerField(null=True, blank=True)
     requested_by_name = models.CharField(max_length=200)
@@ -57,7 +68,15 @@ class Decision(models.Model):
     hosts_fit = models.PositiveIntegerField()
     spec = models.JSONField()
     summary = models.JSONField(help_text="Losses per filter, best hosts with scores, nearest miss.")
-    snapshot = models.ForeignKey(FleetSnapshot, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    snapshot = models.ForeignKey(
+        FleetSnapshot,
+        null=True,
+        blank=True,
+        db_index=False,
+        db_constraint=False,
+        on_delete=models.PROTECT,
+        related_name="+",
+    )
     changes = models.BinaryField(default=bytes)
 
     class Meta:
