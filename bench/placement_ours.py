@@ -123,6 +123,7 @@ def floor() -> dict[str, str]:
         "adopted": "false",
         "any_hold": "false",
         "any_will": "false",
+        "structure": "NULL",
         "created_at": "now()",
     }
     with connection.cursor() as cursor:
@@ -190,11 +191,13 @@ class Worker:
         if not bare:
             decisions.place(vm, spec=spec, kind=ClaimKind.VM, by=BY, now=now)
             return
+        owner, first = mirror.current(), True
         while True:
-            with mirror.current().up_to_date(now=now) as fleet:
+            with owner.up_to_date(now=now, lately=first) as fleet:
                 host = decide(spec, fleet).host
-            if host is None:
-                raise NoHostFits("nothing fits")
+                if host is None:
+                    raise NoHostFits("nothing fits")
+                ground = owner.ground(host)
             claim = Claim(
                 host_id=UUID(host),
                 vm=vm,
@@ -203,8 +206,10 @@ class Worker:
                 memory_mib=spec.memory_mib,
                 created_at=now,
             )
-            if claims.insert(claim):
+            if claims.insert(claim, structure=ground.structure):
+                owner.claimed(ground, vcpus=spec.vcpus, memory_mib=spec.memory_mib)
                 return
+            first = False
 
     def run(self, order: dict[str, Any]) -> dict[str, Any]:
         first, refused = order["first"], 0

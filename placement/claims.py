@@ -60,15 +60,22 @@ def take(
 
 
 def insert(
-    claim: Claim, *, decision: Decision | None = None, ignore_hold: bool = False, ignore_schedulable: bool = False
+    claim: Claim,
+    *,
+    decision: Decision | None = None,
+    structure: int | None = None,
+    ignore_hold: bool = False,
+    ignore_schedulable: bool = False,
 ) -> bool:
     """Takes the room and writes the claim, with the ``decision`` that led to it where there is one, all or nothing.
 
-    False, and nothing is changed, when the host cannot take it (any more).
+    False, and nothing is changed, when the host cannot take it (any more), or is not what was decided on: ``structure``
+    stands for its cluster, tags, networks and storage.
     """
-    will = {"any_hold": ignore_hold, "any_will": ignore_schedulable}
+    terms = {"any_hold": ignore_hold, "any_will": ignore_schedulable, "structure": structure}
     if connection.vendor == "postgresql":
-        parameters = statements.values_of(claim) | {name: str(value) for name, value in will.items()}
+        parameters = statements.values_of(claim)
+        parameters |= {name: statements.as_text(value) for name, value in terms.items()}
         if decision is not None:
             parameters |= statements.values_of(decision, prefix=statements.DECISION)
         with statements.prepared() as cursor:
@@ -76,7 +83,7 @@ def insert(
             return bool(cursor.rowcount == 1)
     with connection.cursor() as cursor, transaction.atomic():
         room = {"host_id": statements.key_of(claim.host_id), "vcpus": claim.vcpus, "memory_mib": claim.memory_mib}
-        cursor.execute(statements.take_room(), room | will)
+        cursor.execute(statements.take_room(), room | terms)
         if cursor.rowcount != 1:
             return False
         claim.save(force_insert=True)
@@ -91,11 +98,11 @@ def once(claim: Claim) -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
-        found = Claim.objects.filter(vm=claim.vm_id, kind=claim.kind).select_related("host__host").first()
+        found = Claim.objects.filter(vm=claim.vm_id, kind=claim.kind).select_related("host__host", "vm").first()
         if found is None:
             raise
         name = found.host.host.name
-        raise AlreadyClaimed(f"{claim.vm.name} has its room on {name}.", vm=str(claim.vm_id), host=name) from error
+        raise AlreadyClaimed(f"{found.vm.name} has its room on {name}.", vm=str(claim.vm_id), host=name) from error
 
 
 def gone(claim: Claim) -> CapacityGone:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.db import connection, transaction
 
@@ -23,8 +23,10 @@ from placement.mirror import Kept
 from placement.models import Claim, ClaimKind, Decision, FleetSnapshot
 from placement.scheduler import ENGINE, Result, decide
 from placement.spec import Spec
+from placement.statements import made
 
 ATTEMPTS = 8
+PLACED, REFUSED = map(str, Decision.Outcome.values)
 TELL_SECONDS = 0.25
 MOST_CANDIDATES = 500
 
@@ -94,29 +96,42 @@ def place(
     fresh = False
     for attempt in range(ATTEMPTS):
         asked = replace(spec, seed=spec.seed + attempt) if attempt else spec
-        with owner.up_to_date(now=now, consoles=_needs_consoles(spec), everything=fresh) as fleet:
+        needs = _needs_consoles(spec)
+        with owner.up_to_date(now=now, consoles=needs, everything=fresh, lately=not attempt) as fleet:
             result = decide(asked, fleet)
             if result.host is None and not fresh:
                 fresh = True  # nobody is refused on what may be out of date
                 continue
             kept = owner.keep(now=now)
+            ground = None if result.host is None else owner.ground(result.host)
         decision = _row(asked, result, kept, vm=vm, operation=operation, by=by, now=now)
-        if result.host is None:
+        if ground is None:
             raise _refused(decision, kept, asked, result)
-        claim = Claim(
-            host_id=UUID(result.host),
-            vm=vm,
-            kind=kind,
-            operation=operation,
+        claim = made(
+            Claim,
+            id=uuid4(),
+            host_id=decision.host_id,
+            vm_id=vm.pk,
+            kind=str(kind),
+            operation_id=operation.pk if operation else None,
             vcpus=spec.vcpus,
             memory_mib=spec.memory_mib,
+            adopted=False,
             created_at=now,
         )
         with claims.once(claim), _together(kept):
             owner.store(kept)
-            if claims.insert(claim, decision=decision, ignore_hold=ignore_hold, ignore_schedulable=ignore_schedulable):
-                _tell()
-                return Placed(decision, claim)
+            taken = claims.insert(
+                claim,
+                decision=decision,
+                structure=ground.structure,
+                ignore_hold=ignore_hold,
+                ignore_schedulable=ignore_schedulable,
+            )
+        if taken:
+            owner.claimed(ground, vcpus=spec.vcpus, memory_mib=spec.memory_mib)
+            _tell()
+            return Placed(decision, claim)
         fresh = attempt >= ATTEMPTS // 2
     raise CapacityGone(f"Others were quicker {ATTEMPTS} times.", attempts=ATTEMPTS)
 
@@ -141,18 +156,20 @@ def _row(
     by: Actor,
     now: datetime,
 ) -> Decision:
-    return Decision(
+    return made(
+        Decision,
+        id=uuid4(),
         at=now,
         purpose=str(spec.purpose),
-        outcome=Decision.Outcome.PLACED if result.host else Decision.Outcome.REFUSED,
-        vm=vm,
+        outcome=PLACED if result.host else REFUSED,
+        vm_id=vm.pk if vm else None,
         vm_name=vm.name if vm else "",
         project_id=vm.project_id if vm else None,
         host_id=UUID(result.host) if result.host else None,
         host_name=result.top[0].name if result.top else "",
         requested_by_id=by.user_id,
         requested_by_name=by.name[:200],
-        operation=operation,
+        operation_id=operation.pk if operation else None,
         allocator=result.allocator,
         engine=ENGINE,
         hosts_considered=result.considered,
@@ -202,8 +219,10 @@ def _keep(decision: Decision, kept: Kept) -> None:
     with transaction.atomic():
         if decision.operation_id and not Operation.objects.filter(pk=decision.operation_id).exists():
             decision.operation = None
-        if decision.vm_id and not Vm.objects.filter(pk=decision.vm_id).exists():
-            decision.vm = None
+        if decision.vm_id:
+            there = Vm.objects.select_for_update(of=("self",), no_key=True).filter(pk=decision.vm_id)
+            if there.values_list("pk").first() is None:
+                decision.vm = None
         _store(decision, kept)
 
 

@@ -174,17 +174,15 @@ class Explained:
 
 
 def summary_of(spec: Spec, result: Result) -> dict[str, Any]:
-    """The gist that is stored: losses per filter, best hosts with scores, nearest miss."""
+    """The gist that is stored: losses per filter, nearest miss, best hosts with scores and what they are made of."""
     return {
         "host": result.host,
         "considered": result.considered,
         "fit": result.fit,
         "allocator": result.allocator,
         "lost": dict(result.lost),
-        "top": [
-            {"host": one.host, "name": one.name, "cluster": one.cluster, "score": one.score, "parts": dict(one.parts)}
-            for one in result.top
-        ],
+        "weighers": list(result.top[0].parts) if result.top else [],
+        "top": [[one.host, one.score, *one.parts.values()] for one in result.top],
         "nearest": _miss(spec, result.nearest),
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -41,6 +41,8 @@ LOAD: tuple[tuple[str, str], ...] = (
 STATE = tuple(name for name, _ in LOAD if name not in ("consoles", "console_limit"))
 """Those that the database knows with the host."""
 CHANGE = np.dtype([("host", "<i4"), *LOAD])
+CLAIMED = ("vcpu_claimed", "memory_claimed_mib")
+CLAIM = np.dtype([("host", "<i4"), *((name, "<i4") for name in CLAIMED)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,18 +259,29 @@ class Fleet:
         self.derived = None
         self.derived = Derived(self.vcpu_free, self.memory_free_mib)
 
-    def put(self, place: int, values: Sequence[Any]) -> None:
-        """One host's new entries, in the order of :data:`STATE`."""
+    def put(self, place: int, values: Sequence[Any]) -> bool:
+        """One host's new entries, in the order of :data:`STATE`; returns whether more than claims changed."""
         vcpus, memory, vcpus_claimed, memory_claimed, *standing = values
+        resized = self.vcpu_capacity[place] != vcpus or self.memory_capacity_mib[place] != memory
         self.vcpu_capacity[place], self.memory_capacity_mib[place] = vcpus, memory
         self.vcpu_claimed[place], self.memory_claimed_mib[place] = vcpus_claimed, memory_claimed
         if self.derived is not None:
             self.derived.vcpu_free[place] = vcpus - vcpus_claimed
             self.derived.memory_free_mib[place] = memory - memory_claimed
-        if [self.schedulable[place], self.connection[place], self.hold[place]] != standing:
-            self.schedulable[place], self.connection[place], self.hold[place] = standing
-            if self.derived is not None:
-                self.derived.standings.clear()
+        if [self.schedulable[place], self.connection[place], self.hold[place]] == standing:
+            return bool(resized)
+        self.schedulable[place], self.connection[place], self.hold[place] = standing
+        if self.derived is not None:
+            self.derived.standings.clear()
+        return True
+
+    def claim(self, place: int, vcpus: int, memory_mib: int) -> None:
+        """Counts so much more as claimed on one host."""
+        self.vcpu_claimed[place] += vcpus
+        self.memory_claimed_mib[place] += memory_mib
+        if self.derived is not None:
+            self.derived.vcpu_free[place] -= vcpus
+            self.derived.memory_free_mib[place] -= memory_mib
 
     def __len__(self) -> int:
         return len(self.structure)
@@ -333,20 +346,29 @@ class Fleet:
             columns[name] = np.frombuffer(reader.take(item.itemsize * len(structure)), item).copy()
         return cls(structure, **columns)
 
-    def changes(self, places: Iterable[int]) -> bytes:
-        """These hosts' entries, for :meth:`apply` on an older copy."""
-        wanted = np.fromiter(places, dtype=np.int32)
-        packed = np.empty(len(wanted), dtype=CHANGE)
+    def changes(self, places: Collection[int], claims: Collection[int] = ()) -> bytes:
+        """These hosts' entries, for :meth:`apply` on an older copy; of hosts in ``claims`` only what is claimed."""
+        return len(places).to_bytes(4, "little") + self._packed(places, CHANGE) + self._packed(claims, CLAIM)
+
+    def _packed(self, places: Collection[int], kind: np.dtype[Any]) -> bytes:
+        if not places:
+            return b""
+        wanted = np.fromiter(places, dtype=np.int32, count=len(places))
+        packed = np.empty(len(wanted), dtype=kind)
         packed["host"] = wanted
-        for name, _ in LOAD:
+        for name in (kind.names or ())[1:]:
             packed[name] = getattr(self, name)[wanted]
         return packed.tobytes()
 
     def apply(self, changes: bytes) -> None:
         """Brings this copy up to where :meth:`changes` was called."""
-        packed = np.frombuffer(changes, dtype=CHANGE)
-        for name, _ in LOAD:
-            getattr(self, name)[packed["host"]] = packed[name]
+        if not changes:
+            return
+        claims_at = 4 + int.from_bytes(changes[:4], "little") * CHANGE.itemsize
+        for part, kind in ((changes[4:claims_at], CHANGE), (changes[claims_at:], CLAIM)):
+            packed = np.frombuffer(part, dtype=kind)
+            for name in (kind.names or ())[1:]:
+                getattr(self, name)[packed["host"]] = packed[name]
 
 
 def _columns(names_of_hosts: Sequence[Sequence[str]]) -> dict[str, Bools]:

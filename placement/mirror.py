@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -27,8 +27,10 @@ from placement.models import FleetSnapshot
 
 RELOAD_SHARE = 50
 """Everything is read again after so many times what reading it took: it costs at most a fiftieth of the time."""
-SNAPSHOT_CHANGES = 256
+SNAPSHOT_CHANGES = 48, 256
+"""So many hosts may differ from a snapshot before there is a new one: few where a snapshot costs little."""
 SNAPSHOT_AGE = timedelta(hours=1)
+LATELY_SECONDS = 0.005
 SQLITE_OVERLAP = 64
 MOST_DIFFERENCES = 64
 """So many are read by the prepared statement, whose plan is made for few; when there are more, all are read anew."""
@@ -58,6 +60,31 @@ class Kept:
     new: FleetSnapshot | None
 
 
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A host as it was decided on: what stands for its cluster, tags, networks and storage, and in which reading."""
+
+    host: str
+    structure: int
+    readings: int
+
+
+@dataclass
+class Changed:
+    """Places of hosts that differ from a snapshot: some in their claims only."""
+
+    claims: set[int] = field(default_factory=set)
+    more: set[int] = field(default_factory=set)
+
+    def add(self, claims: Iterable[int], more: Iterable[int]) -> None:
+        self.more.update(more)
+        self.claims.update(claims)
+        self.claims -= self.more
+
+    def __len__(self) -> int:
+        return len(self.claims) + len(self.more)
+
+
 @dataclass
 class Mirror:
     """One fleet and what is known about its age. Use :func:`current`."""
@@ -67,20 +94,27 @@ class Mirror:
     _fingerprints: dict[str, int] = field(default_factory=dict)
     _told: dict[str, int] = field(default_factory=dict)
     _horizon: int = 0
+    _readings: int = 0
+    _read_at: float = 0.0
+    _asked: int = 0
     _unsure: set[str] = field(default_factory=set)
     _loaded_at: float = 0.0
     _load_seconds: float = 0.0
     _snapshot: tuple[UUID, datetime] | None = None
-    _changed: set[int] = field(default_factory=set)
-    _pending: dict[UUID, set[int]] = field(default_factory=dict)
+    _changed: Changed = field(default_factory=Changed)
+    _pending: dict[UUID, Changed] = field(default_factory=dict)
 
     @contextmanager
-    def up_to_date(self, *, now: datetime, consoles: bool = False, everything: bool = False) -> Iterator[Fleet]:
+    def up_to_date(
+        self, *, now: datetime, consoles: bool = False, everything: bool = False, lately: bool = False
+    ) -> Iterator[Fleet]:
         """The fleet as it is now, not to be changed or kept beyond the block. ``consoles``: with console slots in use;
-        ``everything``: read anew as a whole."""
+        ``everything``: read anew as a whole; ``lately``: a copy that lacks others' changes of the last milliseconds
+        will do, as a stream of placements would spend a good part of its time on looking for them."""
         with self.lock:
             due = time.monotonic() - self._loaded_at > RELOAD_SHARE * self._load_seconds
-            if self.fleet is None or everything or due or not self._read_differences():
+            read = due or everything or not ((lately and self._recent()) or self._read_differences())
+            if self.fleet is None or read:
                 self._load(now)
             if consoles:
                 self._read_consoles(now)
@@ -88,19 +122,47 @@ class Mirror:
                 raise AssertionError("a load leaves a fleet")
             yield self.fleet
 
+    def _recent(self) -> bool:
+        """Whether the copy lacks nothing but what others changed in the last milliseconds."""
+        young = time.monotonic() - self._read_at < LATELY_SECONDS
+        return young and self._asked == versions.asked() and not self._unsure and not connection.in_atomic_block
+
+    def _note_reading(self) -> None:
+        self._readings += 1
+        self._asked = versions.asked()
+        self._read_at = 0.0 if connection.in_atomic_block else time.monotonic()
+
+    def ground(self, host: str) -> Ground:
+        """What a claim on this host stands on. Within :meth:`up_to_date`."""
+        return Ground(host, self._told[host], self._readings)
+
+    def claimed(self, ground: Ground, *, vcpus: int, memory_mib: int) -> None:
+        """Counts a claim of this process that is committed until it is read; one that was read meanwhile is not counted
+        twice."""
+        with self.lock:
+            place = None if self.fleet is None else self.fleet.structure.index.get(ground.host)
+            if self.fleet is None or place is None or ground.readings != self._readings or connection.in_atomic_block:
+                return
+            self.fleet.claim(place, vcpus, memory_mib)
+            self._note(claims=(place,))
+
     def keep(self, *, now: datetime) -> Kept:
         """What the fleet is at this moment, to be stored with a decision. Within :meth:`up_to_date`."""
         if self.fleet is None:
             raise AssertionError("only within up_to_date")
-        if self._snapshot is not None and len(self._changed) <= SNAPSHOT_CHANGES:
+        if self._snapshot is not None and len(self._changed) <= self._most_changes():
             snapshot_id, taken_at = self._snapshot
             if taken_at > now - SNAPSHOT_AGE:
-                return Kept(snapshot_id, self.fleet.changes(self._changed), None)
+                return Kept(snapshot_id, self.fleet.changes(self._changed.more, self._changed.claims), None)
         row = FleetSnapshot(pk=uuid4(), taken_at=now, hosts=len(self.fleet), data=self.fleet.encode())
-        self._pending[row.pk] = set()
+        self._pending[row.pk] = Changed()
         while len(self._pending) > MOST_PENDING:
             self._pending.pop(next(iter(self._pending)))
         return Kept(row.pk, b"", row)
+
+    def _most_changes(self) -> int:
+        least, most = SNAPSHOT_CHANGES
+        return min(most, max(least, len(self.fleet or ()) // 40))
 
     def store(self, kept: Kept) -> None:
         """Writes the snapshot, where it is new, in the caller's transaction; others use it once that is committed."""
@@ -121,15 +183,15 @@ class Mirror:
             self._forget_snapshots()
 
     def _forget_snapshots(self) -> None:
-        self._snapshot, self._changed, self._pending = None, set(), {}
+        self._snapshot, self._changed, self._pending = None, Changed(), {}
 
-    def _note(self, places: set[int]) -> None:
-        self._changed |= places
-        for pending in self._pending.values():
-            pending |= places
+    def _note(self, *, claims: Iterable[int] = (), more: Iterable[int] = ()) -> None:
+        for changed in (self._changed, *self._pending.values()):
+            changed.add(claims, more)
 
     def _load(self, now: datetime) -> None:
         started = time.monotonic()
+        self._note_reading()
         horizon = _horizon()
         clusters, found = readings.read()
         missing = [UUID(one.row.id) for one in found if not one.counted]
@@ -159,13 +221,14 @@ class Mirror:
             fresh[places] = [_value(name, getattr(row, name)) for row in rows]
             differs |= column != fresh
             column[:] = fresh
-        self._note(set(np.flatnonzero(differs).tolist()))
+        self._note(more=np.flatnonzero(differs).tolist())
 
     def _read_differences(self) -> bool:
         """False when the differences cannot tell everything: hosts are new, or their tags and the like changed."""
         fleet = self.fleet
         if fleet is None:
             return False
+        self._note_reading()
         rows = self._differences()
         self._unsure = set()
         return self._apply(fleet, rows)
@@ -190,19 +253,20 @@ class Mirror:
     def _apply(self, fleet: Fleet, rows: list[tuple[Any, ...]]) -> bool:
         postgres, index = connection.vendor == "postgresql", fleet.structure.index
         in_transaction = connection.in_atomic_block
-        places: set[int] = set()
+        claims: set[int] = set()
+        more: set[int] = set()
         for host_id, *numbers, open_, link, hold, structure, horizon, own in rows:
             host = str(host_id if postgres else UUID(host_id))
             place = index.get(host)
             if place is None or self._told[host] != structure:
-                self._note(places)
+                self._note(claims=claims, more=more)
                 return False
-            places.add(place)
-            fleet.put(place, (*numbers, open_, CONNECTIONS.index(link), HOLDS.index(hold)))
+            changed = fleet.put(place, (*numbers, open_, CONNECTIONS.index(link), HOLDS.index(hold)))
+            (more if changed else claims).add(place)
             self._horizon = max(self._horizon, horizon if postgres else horizon - SQLITE_OVERLAP)
             if own and in_transaction:
                 self._unsure.add(host)  # this transaction may yet be undone
-        self._note(places)
+        self._note(claims=claims, more=more)
         return True
 
     def _read_consoles(self, now: datetime) -> None:
@@ -217,7 +281,7 @@ class Mirror:
                     in_use[place], limit[place] = used, most
         changed = (in_use != fleet.consoles) | (limit != fleet.console_limit)
         fleet.consoles[:], fleet.console_limit[:] = in_use, limit
-        self._note(set(np.flatnonzero(changed).tolist()))
+        self._note(more=np.flatnonzero(changed).tolist())
 
 
 def _value(name: str, value: Any) -> Any:

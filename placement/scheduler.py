@@ -16,7 +16,7 @@ import numpy as np
 from placement.filters import FILTERS, Column, Filter, Measure
 from placement.fleet import Bools, Counts, Fleet, Floats, Ints
 from placement.spec import Spec
-from placement.weighers import TAKES_TURNS, WEIGHERS, allocator_for, cluster_ranks, mix, with_preferences
+from placement.weighers import TAKES_TURNS, WEIGHERS, allocator_for, cluster_ranks, turn, with_preferences
 
 ENGINE = 1
 _Asked = list[tuple[Filter, Bools]]
@@ -202,7 +202,7 @@ def _choose(spec: Spec, fleet: Fleet, places: Ints) -> _Chosen:
     if name in TAKES_TURNS and spec.among > 1:
         margin = scores[pick] - AS_GOOD * sum(abs(weight) for weight in weights.values())
         equal = [at for at in best[: spec.among] if scores[at] >= margin]
-        pick = equal[int(mix(np.array([spec.seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64))[0]) % len(equal)]
+        pick = equal[turn(spec.seed, len(equal))]
     shown = [pick, *(at for at in best if at != pick)][:TOP]
     told = zip(*(part[shown].tolist() for part in parts.values()), strict=True)
     top = tuple(

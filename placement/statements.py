@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -32,10 +32,13 @@ WHERE host_id = %(host_id)s
   AND (hold = '' OR %(any_hold)s)
   AND vcpu_claimed + %(vcpus)s <= vcpu_capacity
   AND memory_claimed_mib + %(memory_mib)s <= memory_capacity_mib
+  AND (structure = %(structure)s OR %(structure)s IS NULL)
   AND EXISTS (SELECT 1 FROM inventory_host h
               WHERE h.id = %(host_id)s AND (h.schedulable OR %(any_will)s) AND h.connection = 'up')
 """
 DECISION = "decision_"
+M = TypeVar("M", bound=Model)
+_JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
 
 @cache
@@ -64,6 +67,11 @@ def _insert(model: type[Model], *, source: str, prefix: str = "") -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608
 
 
+def made(model: type[M], **values: Any) -> M:
+    """``model(**values)``, where the values are those of all columns, by attribute: at a third of its price."""
+    return model(*[values[attribute] for _, attribute in _columns(model, "")])
+
+
 def key_of(host_id: UUID) -> Any:
     """A host's id as the present database keeps it."""
     return HostCapacity._meta.pk.get_db_prep_value(host_id, connection)
@@ -84,7 +92,7 @@ def as_text(value: Any) -> str | bytes | None:
     (a small number, a large one, none) the same statement would be prepared again and again."""
     if value is None or value.__class__ in (str, bytes):
         return value
-    return json.dumps(value, separators=(",", ":")) if isinstance(value, dict | list) else str(value)
+    return _JSON.encode(value) if value.__class__ in (dict, list) else str(value)
 
 
 class _Prepared(psycopg.Cursor[Any]):

@@ -108,6 +108,17 @@ def mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         return value ^ (value >> np.uint64(31))
 
 
+_WORD = 0xFFFFFFFFFFFFFFFF
+
+
+def turn(seed: int, count: int) -> int:
+    """Which of so many has its turn with this seed: :func:`mix` of one number, without an array around it."""
+    value = (seed + 0x9E3779B97F4A7C15) & _WORD
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _WORD
+    return (value ^ (value >> 31)) % count
+
+
 WEIGHERS: Mapping[str, Weigher] = {
     "order": order,
     "free-memory": free_memory,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 
 from cloudops.accounts.models import Project
@@ -164,6 +165,52 @@ def test_a_stale_mirror_never_refuses_and_a_lost_race_is_run_again(
     assert place(add_vm("a", hosts[0])).claim.host_id == hosts[2].pk
     HostCapacity.objects.update(memory_claimed_mib=0)
     assert place(add_vm("b", hosts[0], memory_mib=16_384)).claim.host_id in {host.pk for host in hosts}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_stream_of_placements_counts_its_own_claims_and_reads_when_this_process_changed_something(
+    hosts: list[Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "LATELY_SECONDS", 3_600.0)
+    place(add_vm("first", hosts[0]))
+    mirror.current()._load_seconds = 1e9
+    vms = [add_vm(f"vm-{number}", hosts[0]) for number in range(3)]
+    specs = [requests.spec_for(vm, purpose=Purpose.DEPLOY) for vm in vms]
+    readings = mirror.current()._readings
+    second, third = (
+        decisions.place(vm, spec=spec, kind=ClaimKind.VM, by=BY, now=NOW)
+        for vm, spec in zip(vms[:2], specs, strict=False)
+    )
+    assert mirror.current()._readings == readings
+    for number, one in enumerate((second, third), 1):
+        explained = decisions.explain(Decision.objects.get(pk=one.decision.pk))
+        assert explained.exact
+        assert sum(explained.fleet.memory_claimed_mib) == number * 2_048
+    claims.release(vm=vms[0], now=NOW)
+    fourth = decisions.place(vms[2], spec=specs[2], kind=ClaimKind.VM, by=BY, now=NOW)
+    explained = decisions.explain(Decision.objects.get(pk=fourth.decision.pk))
+    assert sum(explained.fleet.memory_claimed_mib) == 2 * 2_048
+
+
+def test_no_claim_is_taken_on_a_host_that_is_not_what_was_decided_on(
+    hosts: list[Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tags and the like changed since the copy was read, and the copy does not know it yet."""
+    place(add_vm("first", hosts[0]))
+    mirror.current()._load_seconds = 1e9
+    monkeypatch.setattr(mirror.Mirror, "_read_differences", lambda self: True)
+    HostCapacity.objects.update(structure=F("structure") + 1)
+    tried: list[bool] = []
+    insert = claims.insert
+
+    def counting(claim: Claim, **values: Any) -> bool:
+        tried.append(insert(claim, **values))
+        return tried[-1]
+
+    monkeypatch.setattr(claims, "insert", counting)
+    place(add_vm("second", hosts[0]))
+    assert tried[-1]
+    assert set(tried[:-1]) == {False}
 
 
 def test_losing_every_race_is_said(hosts: list[Host], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from placement.filters import BY_NAME, FILTERS
 from placement.fleet import ClusterRow, Fleet, HostRow
 from placement.scheduler import Result, cluster_results, decide, legal, verdicts
 from placement.spec import ALLOCATORS, Purpose, Spec
-from placement.weighers import WEIGHERS
+from placement.weighers import WEIGHERS, mix, turn
 from tests.placement.world import fleet, key, row, spec
 
 
@@ -289,7 +290,32 @@ def test_changes_bring_an_older_copy_up_to_date(rows: list[HostRow], moves: list
     before = fleet(*rows)
     claims = {before.structure.ids[at % len(rows)]: (vcpus, memory) for at, vcpus, memory in moves if rows}
     after = before.with_claims(claims)
-    changes = after.changes(before.structure.index[host] for host in claims)
-    older = Fleet.decode(before.encode())
-    older.apply(changes)
-    assert older.encode() == after.encode()
+    places = [before.structure.index[host] for host in claims]
+    for half in range(len(places) + 1):
+        older = Fleet.decode(before.encode())
+        older.apply(after.changes(places[:half], places[half:]))
+        assert older.encode() == after.encode()
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(1, 8))
+def test_whose_turn_it_is_is_drawn_as_hosts_are(seed: int, count: int) -> None:
+    assert turn(seed, count) == int(mix(np.array([seed], dtype=np.uint64))[0]) % count
+
+
+@given(FLEETS, st.lists(SPECS, min_size=2, max_size=4), st.data())
+def test_what_an_owner_keeps_of_a_fleet_changes_no_decision(
+    rows: list[HostRow], asked: list[Spec], data: st.DataObject
+) -> None:
+    """Decisions on a fleet whose owner tells of each change, against those on a fresh one."""
+    hosts = fleet(*rows)
+    hosts.derive()
+    for one in asked:
+        _same(decide(one, hosts), decide(one, hosts.copy()))
+        if rows:
+            place = data.draw(st.integers(0, len(rows) - 1))
+            hosts.claim(place, data.draw(st.integers(0, 4)), data.draw(st.integers(0, 4_096)))
+            _same(decide(one, hosts), decide(one, hosts.copy()))
+            numbers = (data.draw(st.integers(0, 32)), data.draw(st.integers(0, 32_768)), 1, 512)
+            standing = (data.draw(st.booleans()), data.draw(st.integers(0, 2)), data.draw(st.integers(0, 3)))
+            hosts.put(place, (*numbers, *standing))
+        _same(decide(one, hosts), decide(one, hosts.copy()))
