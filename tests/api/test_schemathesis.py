@@ -63,6 +63,7 @@ ROWS_BY_RESOURCE = {
     "cluster-policies": ("cluster", "unused_cluster"),
     "affinity-groups": ("group",),
     "migrations": ("migration",),
+    "resizes": ("resize",),
     "maintenances": ("job", "held_job", "cancelled_job", "done_job"),
 }
 ROWS_BY_PARAMETER = {"host_id": ("held_host",), "move_id": ("move",)}
@@ -77,7 +78,7 @@ ROWS_BY_FIELD = {
     "cluster": ("cluster",),
     "project": ("apollo", "zephyr"),
     "user": ("spare", "tenant"),
-    "offering": ("offering",),
+    "offering": ("offering", "growing_offering"),
     "host": ("host",),
     "vm": ("web",),
     "vms": ("web", "loose"),
@@ -180,7 +181,7 @@ def _has_input(label: str) -> bool:
 
 
 def _token_headers(world: World, person: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {world.token(person, 'console', 'power', 'manage')}"}
+    return {"Authorization": f"Bearer {world.token(person, 'console', 'power', 'scale', 'manage')}"}
 
 
 def _send(case: Any, headers: dict[str, str], checks: list[Any]) -> int:
