@@ -15,6 +15,7 @@ from placement.maintenance import Choice, Mode, Options, VmChoice
 from placement.maintenance.options import RELAXATIONS
 
 RETRY = "retry"
+ASK_AGAIN = "ask-again"
 ACROSS = {"on": True, "off": False}
 
 
@@ -132,7 +133,9 @@ class WizardForm(forms.Form):
 class ChooseForm(forms.Form):
     """One remedy for one VM of a job that runs."""
 
-    choice = forms.ChoiceField(choices=[*Choice.choices, (RETRY, "Try again")], required=False)
+    choice = forms.ChoiceField(
+        choices=[*Choice.choices, (RETRY, "Try again"), (ASK_AGAIN, "Ask it again to shut down")], required=False
+    )
     host = forms.ModelChoiceField(queryset=Host.objects.all(), required=False)
 
 

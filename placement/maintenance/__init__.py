@@ -2,7 +2,7 @@
 other verbs change rows and wake it."""
 
 from placement.maintenance.advancing import advance, advance_due, on_migration_ended
-from placement.maintenance.choosing import choose, retry
+from placement.maintenance.choosing import ask_again, choose, retry
 from placement.maintenance.ending import cancel, complete, resume
 from placement.maintenance.options import Choice, Mode, Options, VmChoice
 from placement.maintenance.outlook import Preview
@@ -22,6 +22,7 @@ __all__ = [
     "VmChoice",
     "advance",
     "advance_due",
+    "ask_again",
     "bring_home",
     "cancel",
     "choose",

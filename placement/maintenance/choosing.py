@@ -107,6 +107,20 @@ def retry(job: Maintenance, *, move: MaintenanceMove | None = None, by: Actor, n
     return len(found)
 
 
+def ask_again(move: MaintenanceMove, *, by: Actor, now: datetime) -> MaintenanceMove:
+    """A VM that did not shut down when it was asked is asked once more, not powered off.
+
+    Raises :class:`MoveOver` when that is not what happened to it, and as :func:`choose` does.
+    """
+    with transaction.atomic():
+        in_vain = MaintenanceMove.objects.filter(
+            pk=move.pk, status=MoveStatus.BLOCKED, reason_code=words.STOP_FAILED, maintenance=move.maintenance_id
+        )
+        if not in_vain.update(operation=None):  # what was tried decides whether it is asked or powered off
+            raise MoveOver(f"{move.vm.name} is not one that was asked to shut down in vain.")
+        return choose(move, choice=Choice.STOP, by=by, now=now)
+
+
 def _in_vain(row: MaintenanceMove) -> bool:
     return row.choice == Choice.STOP or row.reason_code == words.STOP_FAILED
 

@@ -127,7 +127,9 @@ def _remedies(move: MaintenanceMove, verdict: Verdict) -> list[dict[str, Any]]:
     runs = move.vm.power_state in {"running", "paused"}
     found: list[Remedy] = []
     if verdict.status == MoveStatus.BLOCKED:
-        again = {words.PINNED: Choice.MOVE_PINNED, words.ABORTED: Choice.NONE, words.STOP_FAILED: Choice.NONE}
+        if verdict.said.code == words.STOP_FAILED:
+            return [one.to_json() for one in words.after_failed_stop(runs=runs)]
+        again = {words.PINNED: Choice.MOVE_PINNED, words.ABORTED: Choice.NONE}
         if (choice := again.get(verdict.said.code)) is not None:
             found.append(words.remedy(choice))
         found.extend(words.last_resorts(runs=runs))

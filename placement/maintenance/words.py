@@ -41,8 +41,8 @@ class Said:
 NOTHING: Final = Said()
 
 
-def remedy(choice: str, host_id: str = "", host_name: str = "") -> Remedy:
-    """The button for one choice."""
+def remedy(choice: str, host_id: str = "", host_name: str = "", label: str = "") -> Remedy:
+    """The button for one choice; ``label``: what it means here, if that is more than usual."""
     labels = {
         Choice.ACROSS: "Allow it to go to another cluster",
         Choice.DROP_SOFT_TAGS: "Do without its soft tags",
@@ -53,12 +53,18 @@ def remedy(choice: str, host_id: str = "", host_name: str = "") -> Remedy:
         Choice.HOST: f"Move it to {host_name}",
         Choice.NONE: "Try again",
     }
-    return Remedy(choice, labels[Choice(choice)], host_id, host_name, admin_only=choice == Choice.STOP)
+    return Remedy(choice, label or labels[Choice(choice)], host_id, host_name, admin_only=choice == Choice.STOP)
 
 
 def last_resorts(*, runs: bool) -> tuple[Remedy, ...]:
     """What is always possible: leave the VM there, or (only if it runs) stop it."""
     return (remedy(Choice.SKIP), remedy(Choice.STOP)) if runs else (remedy(Choice.SKIP),)
+
+
+def after_failed_stop(*, runs: bool) -> tuple[Remedy, ...]:
+    """It was asked to shut down and did not: what a button does now is another thing than before."""
+    move, leave = remedy(Choice.NONE, label="Move it instead"), remedy(Choice.SKIP)
+    return (move, leave, remedy(Choice.STOP, label="Power it off")) if runs else (move, leave)
 
 
 def operation_running(title: str) -> Said:
@@ -116,7 +122,7 @@ def aborted(host: str, detail: str) -> Said:
 
 
 def stop_failed(detail: str) -> Said:
-    remedy = "Look at its console; choose “Stop this VM” again to power it off."
+    remedy = "Look at its console. Ask it again to shut down; or stop this VM once more, which powers it off."
     return Said(STOP_FAILED, f"It could not be stopped: {detail}", remedy)
 
 

@@ -21,7 +21,7 @@ from cloudops.core.models import Event, subject_of
 from cloudops.core.requests import actor_of
 from cloudops.inventory.models import Host
 from placement import maintenance as verbs
-from placement.forms_maintenance import RETRY, ChooseForm
+from placement.forms_maintenance import ASK_AGAIN, RETRY, ChooseForm
 from placement.maintenance import Choice
 from placement.models import Maintenance, MaintenanceHost, MaintenanceMove, MaintenanceStatus, MoveStatus, VmMigration
 
@@ -190,7 +190,7 @@ def bring_home(request: HttpRequest, job_id: UUID) -> HttpResponse:
 @require_POST
 @needs(Right.FLEET_MANAGE)
 def choose(request: HttpRequest, job_id: UUID, move_id: UUID) -> HttpResponse:
-    """One remedy for one VM, or (``retry``) another try."""
+    """One remedy for one VM, or another try: of its move (``retry``), or of its shutdown (``ask-again``)."""
     row = get_object_or_404(MaintenanceMove.objects.select_related("vm", "maintenance"), pk=move_id, maintenance=job_id)
     form = ChooseForm(request.POST)
     if not form.is_valid():
@@ -202,7 +202,10 @@ def choose(request: HttpRequest, job_id: UUID, move_id: UUID) -> HttpResponse:
     if wanted == RETRY:
         verbs.retry(row.maintenance, move=row, by=by, now=now)
         return pages.done(request, f"{row.vm.name} is tried again.", to=to)
-    if wanted == Choice.STOP:
+    if wanted in (Choice.STOP, ASK_AGAIN):
         demand(request.user, Right.HOSTS_FENCE)
+    if wanted == ASK_AGAIN:
+        verbs.ask_again(row, by=by, now=now)
+        return pages.done(request, f"{row.vm.name} is asked to shut down.", to=to)
     verbs.choose(row, choice=wanted, host=host, by=by, now=now)
     return pages.done(request, f"{row.vm.name}: {Choice(wanted).label.lower()}.", to=to)

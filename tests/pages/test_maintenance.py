@@ -136,9 +136,16 @@ def test_an_operator_neither_retries_nor_chooses_a_stop(installation: Installati
         client.post(f"/maintenance/{row.maintenance_id}/retry/")
         row.refresh_from_db()
         assert (row.status, row.choice) == ("blocked", "")
-    assert operator.post(page, {"choice": "stop"}).status_code == 403
+    for choice in ("stop", "ask-again"):
+        assert operator.post(page, {"choice": choice}).status_code == 403
     row.refresh_from_db()
     assert row.choice == ""
+    shown = admin.get(f"/maintenance/{row.maintenance_id}/").content.decode()
+    assert "Ask it again to shut down" in shown
+    assert admin.post(page, {"choice": "ask-again"}).status_code == 302
+    row.refresh_from_db()
+    assert (row.status, row.choice, row.operation) == ("waiting", "stop", None)
+    MaintenanceMove.objects.filter(pk=row.pk).update(status="blocked", choice="", reason_code="stop-failed")
     assert admin.post(page, {"choice": "stop"}).status_code == 302
     row.refresh_from_db()
     assert (row.status, row.choice) == ("waiting", "stop")

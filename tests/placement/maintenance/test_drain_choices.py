@@ -10,7 +10,7 @@ from cloudops.hypervisors.port import PowerAction, PowerState
 from cloudops.inventory.power import power
 from placement import maintenance
 from placement.maintenance import words
-from placement.maintenance.errors import StopNotRepeated
+from placement.maintenance.errors import MoveOver, StopNotRepeated
 from placement.maintenance.options import Choice, VmChoice
 from placement.models import Claim, VmMigration
 from placement.power_claims import NoRoomToStart
@@ -115,6 +115,25 @@ def test_a_vm_is_stopped_only_by_choice(world: Drains) -> None:
     assert world.statuses(job) == {"vm0": "stopped", "vm1": "moved"}
 
 
+def test_a_vm_that_did_not_shut_down_may_be_asked_again(world: Drains) -> None:
+    first, *_ = three(world, vms=1)
+    vm = world.vm("vm0")
+    job = world.start(first, choices={vm.pk: VmChoice(Choice.STOP)})
+    world.step()
+    asked = Operation.objects.filter(kind="vm.power")
+    with pytest.raises(MoveOver):
+        maintenance.ask_again(world.move(job, "vm0"), by=BY, now=world.now)
+    operations.begin(asked.get(), by=BY, now=world.now)
+    operations.fail(asked.get(), by=BY, now=world.now, code="guest-did-not-react", detail="still running", remedy="-")
+    world.until(lambda: world.statuses(job) == {"vm0": "blocked"}, seconds=30)
+    maintenance.ask_again(world.move(job, "vm0"), by=BY, now=world.now)
+    world.step()
+    assert [one.params["action"] for one in asked] == ["shutdown", "shutdown"]
+    world.run_power()
+    world.until_status(job, "holding")
+    assert world.statuses(job) == {"vm0": "stopped"}
+
+
 def test_only_a_stop_that_is_chosen_again_powers_a_vm_off(world: Drains) -> None:
     first, *_ = three(world, vms=1)
     vm = world.vm("vm0")
@@ -126,7 +145,8 @@ def test_only_a_stop_that_is_chosen_again_powers_a_vm_off(world: Drains) -> None
     world.until(lambda: world.statuses(job) == {"vm0": "blocked"}, seconds=30)
     row = world.move(job, "vm0")
     assert (row.status, row.reason_code, row.choice) == ("blocked", "stop-failed", "")
-    assert "Stop this VM" in row.remedy
+    assert "stop this VM once more" in row.remedy
+    assert [one["label"] for one in row.remedies] == ["Move it instead", "Leave it there", "Power it off"]
     assert maintenance.retry(job, by=BY, now=world.now) == 0
     with pytest.raises(StopNotRepeated):
         maintenance.retry(job, move=row, by=BY, now=world.now)
