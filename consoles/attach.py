@@ -14,6 +14,7 @@ from cloudops.accounts.models import User
 from cloudops.accounts.rights import VmRight
 from cloudops.core import crypto, live, runtime
 from cloudops.core.actors import Actor, ActorKind, system
+from cloudops.core.deadlocks import without_deadlock
 from cloudops.core.errors import TransitionConflict
 from cloudops.core.models import RuntimeSettings
 from cloudops.core.state import transition
@@ -175,7 +176,7 @@ def _attach(
         step()
 
     if take:
-        sessions.without_deadlock(take_and_step)
+        without_deadlock(take_and_step)
     else:
         step()
 

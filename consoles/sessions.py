@@ -7,17 +7,18 @@ next renewal when the message is lost.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from django.conf import settings as django_settings
-from django.db import OperationalError, connection, transaction
+from django.db import transaction
 
 from cloudops.accounts.models import User
 from cloudops.core import crypto, events, live, metrics, runtime
 from cloudops.core.actors import Actor
+from cloudops.core.deadlocks import without_deadlock
 from cloudops.core.errors import Conflict, NotFound
 from cloudops.core.models import Event, subject_of
 from cloudops.core.state import transition
@@ -30,8 +31,6 @@ from consoles.models import ATTACHED, ConsoleSession, ReleaseRequest, SessionQue
 from consoles.reasons import ClosedReason
 from consoles.refusals import limit_refusal
 
-T = TypeVar("T")
-DEADLOCK_TRIES: Final = 4
 CLOSE_BATCH: Final = 500
 MAY_PASS: Final = frozenset({ClosedReason.HOST_LOST, ClosedReason.GUEST_UNREACHABLE, ClosedReason.GUEST_REFUSED})
 """Why a display cannot be had for a moment, for example while its host is busy with the VMs that come to it: a console
@@ -122,19 +121,6 @@ def take_slots(*, vm: Vm, user: User, now: datetime, besides: ConsoleSession | N
     if (full := taken.full) is not None:
         raise limit_refusal(full, taken, user=user, now=now)
     return taken
-
-
-def without_deadlock(step: Callable[[], T]) -> T:
-    """Runs ``step`` in a transaction; again when it was a deadlock's victim, as inventory locks VMs and hosts too."""
-    for left in reversed(range(DEADLOCK_TRIES)):
-        try:
-            with transaction.atomic():
-                return step()
-        except OperationalError as error:
-            deadlock = getattr(error.__cause__, "sqlstate", "") == "40P01"
-            if not deadlock or not left or connection.in_atomic_block:
-                raise
-    raise AssertionError("unreachable")  # pragma: no cover
 
 
 def close(

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from django.db import OperationalError, connection, transaction
 
 T = TypeVar("T")
-TRIES: Final = 3
+TRIES: Final = 4
 
 
 def without_deadlock(step: Callable[[], T]) -> T:

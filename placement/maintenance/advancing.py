@@ -10,21 +10,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from django.db import transaction
 from django.db.models import Q
 
 from cloudops.core import live, runtime
+from cloudops.core.deadlocks import without_deadlock
 from cloudops.core.queue import enqueue
 from placement.maintenance import jobs, planning
 from placement.maintenance.concluding import conclude
+from placement.maintenance.ground import Asked
 from placement.maintenance.launching import launch
 from placement.maintenance.looking import Look
 from placement.maintenance.settling import settle
-from placement.maintenance.solving import solve
+from placement.maintenance.solving import Solution, solve
 from placement.models import Maintenance
 
 log = structlog.get_logger(__name__)
@@ -66,29 +68,38 @@ def _stumble(maintenance_id: UUID, error: Exception, now: datetime) -> None:
 
 def _round(maintenance_id: UUID, clock: Clock) -> bool | None:
     """None: another worker has it. False: there is more to do at once."""
-    with transaction.atomic():
-        job = _take(maintenance_id)
-        if job is None:
-            return None
-        now = clock()
-        seen = settle(job, by=jobs.acting_for(job), now=now)
-        needs = job.status not in jobs.OVER and planning.needs_plan(seen, now=now)
-        if not needs:
-            return _act(seen, clock())
-        asked = planning.asked(seen, now=now)
+    found = without_deadlock(partial(_look, maintenance_id, clock))
+    if found is None or isinstance(found, bool):
+        return found
+    plan, asked = found
     capacity = planning.fingerprint()
     # The exact solver is asked once for each state of the fleet: another time it would say the same.
-    exact_seconds = EXACT_SECONDS if job.plan.get("capacity") != capacity else 0.0
+    exact_seconds = EXACT_SECONDS if plan.get("capacity") != capacity else 0.0
     solution = solve(asked, settings=runtime.current(), now=clock(), exact_seconds=exact_seconds)
-    with transaction.atomic():
-        job = _take(maintenance_id)
-        if job is None:
-            return None
-        by, now = jobs.acting_for(job), clock()
-        seen = settle(job, by=by, now=now)
-        if job.status not in jobs.OVER:
-            planning.apply(seen, solution, capacity=capacity, by=by, now=now)
-        return _act(seen, now)
+    return without_deadlock(partial(_apply, maintenance_id, clock, solution, capacity))
+
+
+def _look(maintenance_id: UUID, clock: Clock) -> bool | tuple[dict[str, Any], Asked] | None:
+    """What a plan is needed for, with the present one; else it has acted already, and answers as :func:`_round`."""
+    job = _take(maintenance_id)
+    if job is None:
+        return None
+    now = clock()
+    seen = settle(job, by=jobs.acting_for(job), now=now)
+    if job.status in jobs.OVER or not planning.needs_plan(seen, now=now):
+        return _act(seen, clock())
+    return job.plan, planning.asked(seen, now=now)
+
+
+def _apply(maintenance_id: UUID, clock: Clock, solution: Solution, capacity: list[int]) -> bool | None:
+    job = _take(maintenance_id)
+    if job is None:
+        return None
+    by, now = jobs.acting_for(job), clock()
+    seen = settle(job, by=by, now=now)
+    if job.status not in jobs.OVER:
+        planning.apply(seen, solution, capacity=capacity, by=by, now=now)
+    return _act(seen, now)
 
 
 def _take(maintenance_id: UUID) -> Maintenance | None:
