@@ -14,7 +14,7 @@ import pytest
 from cloudops.lab.domain import GuestSpec
 from cloudops.lab.lab import Lab
 from tests.e2e.inside import Inside
-from tests.e2e.product import Product, eventually
+from tests.e2e.product import Product
 from tests.lab.fixtures import BOOT_SECONDS, guest_image, lab_of_two
 
 __all__ = ["lab_of_two"]
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.real, pytest.mark.timeout(480)]
 GUEST_MIB = 256
 ROOMS_MIB = [1_024, 4_096]
 PHASES = ["preparing", "moving", "stopping", "defining", "starting", "changing", "confirming", "ended"]
-ENDS_SECONDS = 150.0
+ENDS_SECONDS = 120.0
 
 
 @dataclass
@@ -60,10 +60,11 @@ class Bench:
         return str(now)
 
     def ended(self, operation: str) -> dict[str, Any]:
-        found = eventually(
-            lambda: self.inside.ended(operation=operation), within_seconds=ENDS_SECONDS, what="the resize ends"
-        )
-        return dict(found or {})
+        end = time.monotonic() + ENDS_SECONDS
+        while (found := self.inside.ended(operation=operation)) is None:
+            assert time.monotonic() < end, self.inside.state(operation=operation)
+            time.sleep(0.5)
+        return dict(found)
 
     def books_agree(self, host: str, size: list[int], power: str = "running") -> dict[str, Any]:
         """Hypervisor, inventory and claims tell the same."""

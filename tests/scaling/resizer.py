@@ -81,6 +81,20 @@ class Verbs:
             "host": row.vm.host.name,
         }
 
+    def state(self, operation: str) -> dict[str, Any]:
+        """How far it is, for whoever waits in vain."""
+        from scaling.models import Resize
+
+        row = Resize.objects.select_related("operation").get(pk=UUID(operation))
+        return {
+            "phase": row.phase,
+            "since": str(row.phase_since),
+            "runner": row.runner,
+            "until": str(row.runner_until),
+            "progress": row.progress,
+            "steps": row.operation.steps,
+        }
+
     def truth(self, vm: str) -> dict[str, Any]:
         """What the hypervisor says, and what CloudOps has in its books."""
         from django.utils import timezone
