@@ -204,6 +204,8 @@ def change_host(host: Host, *, by: Actor, now: datetime, **changes: Any) -> Host
     wanted_tags = changes.pop("tags", None)
     secret = changes.pop("secret", None)
     with transaction.atomic():
+        # The endpoint first, as synchronisation does: it may be reading the host at this moment.
+        Endpoint.objects.select_for_update().filter(pk=host.endpoint_id).first()
         row = Host.objects.select_for_update(of=("self",)).select_related("endpoint", "cluster").get(pk=host.pk)
         changed = assign(row, {name: value for name, value in changes.items() if name in HOST_FIELDS})
         if changed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import structlog
+from django.db import connection, transaction
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from cloudops.core.errors import Invalid
@@ -342,3 +344,32 @@ def test_a_simulated_host_keeps_state_only_where_the_installation_allows_it(sett
     demand_sound_uri("simulated", inside)
     with pytest.raises(Invalid, match="CLOUDOPS_SIMULATED_DIR"):
         demand_sound_uri("simulated", inside.replace("/fleet", "/../fleet"))
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_a_host_is_changed_while_it_is_being_read(cluster: Cluster, fakes: Fakes) -> None:
+    (host,) = add(cluster)
+    reading, changing, done = threading.Event(), threading.Event(), threading.Event()
+
+    def read() -> None:
+        """What a synchronisation does: it locks the endpoint, then writes the host."""
+        try:
+            with transaction.atomic():
+                Endpoint.objects.select_for_update().get(pk=host.endpoint_id)
+                reading.set()
+                changing.wait(10)
+                time.sleep(0.3)  # until the other waits for the endpoint
+                Host.objects.filter(pk=host.pk).update(cpu_percent=7.0)
+            done.set()
+        finally:
+            connection.close()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert reading.wait(10)
+    changing.set()
+    hosts.change_host(host, timeout_seconds=5, by=ADMIN, now=NOW)
+    reader.join(10)
+    assert done.is_set()
+    assert Endpoint.objects.get(pk=host.endpoint_id).timeout_seconds == 5
