@@ -37,10 +37,16 @@ def start(state: Path, log: Path) -> subprocess.Popen[bytes]:
             [*command, f"--port={free_port()}", f"--state={state}"], cwd=ROOT, stdout=output, stderr=output
         )
     deadline = time.monotonic() + START_SECONDS
-    while b"CloudOps is running" not in log.read_bytes():
-        assert running.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
+    try:
+        while b"CloudOps is running" not in log.read_bytes():
+            assert running.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+    except BaseException:
+        running.kill()
+        running.wait()
+        wait_until_gone(state, within_seconds=30)
+        raise
     return running
 
 
