@@ -330,3 +330,15 @@ def test_a_token_needs_manage_to_move_vms_and_only_read_to_ask(world: World) -> 
     refused = reader.post(move, {}, format="json")
     assert (refused.status_code, refused.json()["scope"]) == (403, "manage")
     assert manager.post(move, {}, format="json").status_code == 202
+
+
+def test_a_vm_that_did_not_shut_down_is_not_simply_tried_again(world: World) -> None:
+    MaintenanceMove.objects.filter(pk=world.rows["move"].pk).update(
+        status="blocked", choice="stop", reason_code="stop-failed", reason="It did not shut down in 120 s."
+    )
+    refused = _post(world, "operator", "/maintenances/{job}/moves/{move}/retry/", {})
+    told = refused.json()
+    assert (refused.status_code, told["code"]) == (409, "stop-not-repeated")
+    assert "It did not shut down in 120 s." in told["detail"]
+    assert told["remedy"]
+    assert MaintenanceMove.objects.get(pk=world.rows["move"].pk).status == "blocked"

@@ -67,7 +67,7 @@ OF_PAGES = frozenset(
         "memory_mib",
     ]
 )
-OF_HEADERS = ({}, {"HX-Request": "true"})
+OF_HEADERS: tuple[dict[str, str], ...] = ({}, {"HX-Request": "true"})
 FORM = "application/x-www-form-urlencoded"
 ROUNDS = 4
 
@@ -77,7 +77,7 @@ def _names() -> list[str]:
     found = set(OF_PAGES)
     for module in (placement_forms, forms_maintenance, forms_migrations, scaling_forms):
         for item in vars(module).values():
-            if isinstance(item, type) and issubclass(item, forms.BaseForm):
+            if isinstance(item, type) and issubclass(item, forms.Form):
                 found.update(item.base_fields)
     return sorted(found)
 
