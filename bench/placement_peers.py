@@ -105,7 +105,7 @@ class Prepared:
         return f"{self._server}/{name}"
 
     def create(self, name: str, *, migrated: bool = True) -> None:
-        """An empty database, with the product's tables unless it is a peer's. One that an earlier part used is replaced."""
+        """An empty database, with the product's tables unless it is a peer's. An earlier part's is replaced."""
         with psycopg.connect(f"{self._server}/postgres", autocommit=True) as admin:
             admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
             admin.execute(f'CREATE DATABASE "{name}"')

@@ -79,6 +79,7 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "cloudops.core.middleware.ProblemMiddleware",
+    "cloudops.core.middleware.AddressMiddleware",
 ]
 
 ROOT_URLCONF = "cloudops.urls"

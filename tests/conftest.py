@@ -185,3 +185,10 @@ def product_env() -> Callable[..., dict[str, str]]:
         }
 
     return make
+
+
+@pytest.fixture
+def steady_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Placement's copy of the fleet is brought up to date by differences alone, however slow the machine: whoever
+    counts queries would else count now and then those of reading it whole."""
+    monkeypatch.setattr("placement.mirror.RELOAD_SHARE", float("inf"))

@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from cloudops.core import metrics, problems, requests
-from cloudops.core.errors import Refusal
+from cloudops.core.errors import Invalid, Refusal
 
 log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(r"[\w.-]{8,64}")
@@ -103,3 +103,17 @@ class ProblemMiddleware:
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         refusal = problems.as_refusal(exception)
         return problems.page(request, refusal) if isinstance(refusal, Refusal) else None
+
+
+class AddressMiddleware:
+    """Refuses a page's address with a NUL, which PostgreSQL cannot compare with. Fields of forms, and the API's
+    parameters, refuse it themselves."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        is_page = not request.path.startswith("/api/")
+        if is_page and "%00" in request.META.get("QUERY_STRING", ""):
+            return problems.page(request, Invalid("The address holds a character that cannot be used (NUL)."))
+        return self.get_response(request)

@@ -186,6 +186,7 @@ def test_preparing_answers_with_what_waits(world: World) -> None:
     assert VmSize.objects.get(vm=world.simulated).next_headroom
 
 
+@pytest.mark.usefixtures("steady_mirror")
 def test_the_matrix_judges_every_offering_in_the_same_number_of_queries(world: World) -> None:
     path = world.path("/vms/{simulated}/offerings/")
     client = world.client("tenant")
@@ -205,6 +206,7 @@ def test_the_matrix_judges_every_offering_in_the_same_number_of_queries(world: W
     assert len(many) == len(few)
 
 
+@pytest.mark.usefixtures("steady_mirror")
 def test_many_vms_are_judged_at_once_and_counted(world: World) -> None:
     client, path = world.client("operator"), "/api/v1/scaling/preflight/"
     body = {"offering": str(world.growing_offering.pk), "vcpus": 1, "memory_mib": 512}

@@ -26,7 +26,10 @@ from cloudops.hypervisors.port import (
     PowerAction,
     PowerState,
     ProbeStep,
+    ResizeStep,
+    ScalingState,
     Screenshot,
+    Shape,
     Transport,
     VmFacts,
     VmNotFound,
@@ -136,6 +139,18 @@ class FakeHypervisor:
     def discard(self, vm_ref: str) -> None:
         self._enter("discard")
         self.vm_list = [vm for vm in self.vm_list if vm.ref != vm_ref]
+
+    def scaling(self, vm_ref: str) -> ScalingState:
+        self._enter("scaling")
+        raise NotSupported("The fake tells nothing of sizes.")
+
+    def resize(self, vm_ref: str, step: ResizeStep) -> None:
+        self._enter("resize")
+        raise NotSupported("The fake resizes nothing.")
+
+    def define(self, vm_ref: str, shape: Shape) -> None:
+        self._enter("define")
+        raise NotSupported("The fake redefines nothing.")
 
     def subscribe(self, sink: EventSink) -> Callable[[], None]:
         if self.error is not None:

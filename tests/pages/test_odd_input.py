@@ -131,3 +131,10 @@ def test_no_form_fails_on_odd_fields(installation: Installation, admin: Client) 
             if answer.status_code >= 500:
                 wrong.append((name, answer.status_code, body[:200]))
     assert not wrong
+
+
+@pytest.mark.parametrize("query", ["q=a%00b", "cursor=%00"])
+def test_an_address_with_a_nul_is_refused_in_words(admin: Client, query: str) -> None:
+    refused = admin.get(f"/vms/?{query}")
+    assert refused.status_code == 400
+    assert "a character that cannot be used (NUL)" in refused.content.decode()

@@ -109,6 +109,7 @@ def test_the_matrix_says_of_every_offering_how_and_why(world: World) -> None:
     assert world.host.name in _text(_client(world, "admin").get(f"{_scale(world)}?reach=impossible"))
 
 
+@pytest.mark.usefixtures("steady_mirror")
 def test_the_matrix_takes_the_same_queries_for_any_number_of_offerings(world: World) -> None:
     client = _client(world, "admin")
     client.get(_scale(world))
