@@ -89,6 +89,8 @@ def resize(vm: Vm, *, wanted: Wanted, how: Reach, token: str = "", by: Actor, no
             return without_deadlock(lambda: _start(draft))
     except Refusal as refusal:
         _refused(vm, refusal, by=by, now=now)
+        if isinstance(refusal, NoHostFits) and not planning.sees_fleet(by):
+            raise NoWayToMove(refusal.tenant_words) from refusal
         raise
 
 
@@ -217,10 +219,8 @@ def _move(draft: _Draft, operation: Operation) -> None:
         vm_migrations.migrate(
             draft.vm, to=None, options=options, spec=spec, operation=operation, by=draft.by, now=draft.now
         )
-    except NoHostFits:
-        raise  # its decision is kept, and its words are told by those who know the reader
     except Refusal as error:
-        if planning.sees_fleet(draft.by):
+        if planning.sees_fleet(draft.by) or isinstance(error, NoHostFits):  # that one's decision is kept first
             raise
         raise NoWayToMove(f"{draft.vm.name} cannot be moved to another host now.") from error
 

@@ -26,6 +26,7 @@ from scaling.resize_errors import (
     NothingToChange,
     NothingWaits,
     NotReachable,
+    NoWayToMove,
     PlanOutdated,
     QuotaExceeded,
     ResizeNotOver,
@@ -209,6 +210,13 @@ def test_nowhere_to_move(world: Scaling, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(resizes, "plan_now", and_then_it_is_cordoned)
     refused(world, vm, NoHostFits, world.wanted(2, 1_024), Reach.MOVE)
     assert Decision.objects.filter(outcome="refused", vm=vm).count() == 1
+    type(second).objects.filter(pk=second.pk).update(schedulable=True)
+    world.sync()
+    tenant = User.objects.create(username="tess", role="tenant")
+    by = Actor(ActorKind.USER, "tess", user_id=tenant.pk)
+    told = refused(world, vm, NoWayToMove, world.wanted(2, 1_024), Reach.MOVE, by=by)
+    assert "kvm" not in f"{told.detail}{told.numbers}"
+    assert Decision.objects.filter(outcome="refused", vm=vm).count() == 2
 
 
 def test_only_a_resize_in_part_is_continued_and_only_one_at_work_cancelled(world: Scaling) -> None:
