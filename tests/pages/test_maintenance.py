@@ -90,9 +90,7 @@ def test_only_an_administrator_has_a_vm_stopped(installation: Installation, as_u
     assert MaintenanceMove.objects.get(choice="stop").vm_id == vm.pk
 
 
-@pytest.mark.parametrize(
-    "query", ["host=nonsense", "cluster=nonsense", "host=x&choice=y", "choice=a~b", "host=%00", "host=1"]
-)
+@pytest.mark.parametrize("query", ["host=nonsense", "cluster=nonsense", "host=x&choice=y", "choice=a~b", "host=1"])
 def test_an_address_that_makes_no_sense_leads_back_to_the_choice(admin: Client, query: str) -> None:
     assert admin.get(f"/maintenance/new/?{query}").status_code == 200
 
