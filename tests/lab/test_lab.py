@@ -49,12 +49,17 @@ def display(lab: Lab, guest: str) -> tuple[str, int]:
     return address, 5900 + int(number or 0)
 
 
-def reaches(lab: Lab, host: str, *, seconds: float = 2.0) -> bool:
-    try:
-        socket.create_connection((lab.address(host), 16509), timeout=seconds).close()
-    except OSError:
-        return False
-    return True
+def reaches(lab: Lab, host: str, *, seconds: float = 10.0) -> bool:
+    """Whether it can be had within that time: after a line is back, addresses are looked up anew, which may take some."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            socket.create_connection((lab.address(host), 16509), timeout=min(2.0, left)).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
 
 
 def test_a_linux_guest_moves_alive_and_its_console_is_where_it_is(two_hosts: Lab) -> None:
