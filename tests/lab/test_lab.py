@@ -50,7 +50,7 @@ def display(lab: Lab, guest: str) -> tuple[str, int]:
 
 
 def reaches(lab: Lab, host: str, *, seconds: float = 10.0) -> bool:
-    """Whether it can be had within that time: after a line is back, addresses are looked up anew, which may take some."""
+    """Whether it can be had within that time. After a line is back, addresses are looked up anew first."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         try:
