@@ -150,6 +150,7 @@ LISTS: list[tuple[str, str, Callable[[World, int], Any]]] = [
 
 
 @pytest.mark.parametrize(("path", "person", "make"), LISTS, ids=[f"{path} {person}" for path, person, _ in LISTS])
+@pytest.mark.usefixtures("steady_mirror")
 def test_fifty_rows_cost_as_many_queries_as_five(
     world: World, path: str, person: str, make: Callable[[World, int], Any]
 ) -> None:

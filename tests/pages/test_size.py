@@ -79,6 +79,7 @@ def _counts(of: Installation, client: Any) -> dict[str, int]:
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("steady_mirror")
 def test_queries_do_not_grow(as_user: As) -> None:
     now = timezone.now()
     few = build(now, hosts=5, vms_per_host=2, sessions=5, people=5, password="")
@@ -122,6 +123,7 @@ def _forget() -> None:
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("steady_mirror")
 def test_a_tenants_pages_do_not_grow_either(as_user: As) -> None:
     now = timezone.now()
     sizes: dict[str, list[int]] = {}

@@ -23,7 +23,7 @@ from placement.models import AffinityGroup, Claim, ClaimKind, ClusterPolicy, Dec
 from placement.spec import Purpose
 from tests.placement.world import BY, NOW, add_cluster, add_host, add_offering, add_template, add_vm, operation_on
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("steady_mirror")]
 
 
 @pytest.fixture

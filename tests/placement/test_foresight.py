@@ -17,7 +17,7 @@ from placement.spec import Purpose
 from placement.vm_migrations import Options, spec_of_move, specs_of_moves
 from tests.placement.world import NOW, add_cluster, add_host, add_offering, add_template, add_vm
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("steady_mirror")]
 
 
 def some_vms(count: int) -> list[Vm]:

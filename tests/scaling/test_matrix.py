@@ -38,7 +38,7 @@ from tests.placement.world import BY, add_cluster, add_host, add_offering, add_t
 
 NOW = datetime(2030, 1, 15, 12, 0, tzinfo=UTC)
 TAGS = ("linux", "gpu", "ssd")
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("steady_mirror")]
 
 
 def as_json(facts: ScalingFacts) -> dict[str, Any]:

@@ -228,6 +228,7 @@ def queries(ask: Callable[[], object]) -> int:
     return min(counted)
 
 
+@pytest.mark.usefixtures("steady_mirror")
 def test_the_number_of_queries_does_not_grow_with_vms(world: Drains) -> None:
     first, *_ = three(world, vms=2)
     counted = []
