@@ -18,10 +18,12 @@ from cloudops.hypervisors.port_errors import (
     Busy,
     CeilingExceeded,
     CertificateMismatch,
+    ConsoleLimitReached,
     CpuIncompatible,
     DestinationIncompatible,
     DestinationUnreachable,
     GuestDidNotFollow,
+    HostNotConnected,
     HypervisorError,
     InvalidState,
     MemoryInUse,
@@ -33,6 +35,7 @@ from cloudops.hypervisors.port_errors import (
     NameTaken,
     NetworkMissing,
     NoConsole,
+    NoPermission,
     NotSupported,
     OutOfSpace,
     Overloaded,
@@ -84,6 +87,7 @@ __all__ = [
     "CertificateMismatch",
     "ConsoleConnection",
     "ConsoleEndpoint",
+    "ConsoleLimitReached",
     "CpuIncompatible",
     "DestinationIncompatible",
     "DestinationUnreachable",
@@ -95,6 +99,7 @@ __all__ = [
     "GuestDidNotFollow",
     "GuestView",
     "HostFacts",
+    "HostNotConnected",
     "Hypervisor",
     "HypervisorError",
     "HypervisorEvent",
@@ -115,6 +120,7 @@ __all__ = [
     "NameTaken",
     "NetworkMissing",
     "NoConsole",
+    "NoPermission",
     "NotSupported",
     "Objection",
     "OutOfSpace",
@@ -167,7 +173,8 @@ class Hypervisor(Protocol):
     def console(self, vm_ref: str) -> ConsoleEndpoint:
         """Where the VM's console is now; an ``FD`` endpoint is a fresh socket, authentication already skipped (libvirt
         ``virDomainOpenGraphicsFD``, local connections only). Raises :class:`VmNotFound`, :class:`VmNotRunning`,
-        :class:`NoConsole`."""
+        :class:`NoConsole`; a ``WSS`` endpoint holds a ticket for one connection (``AcquireTicket``), and
+        :class:`ConsoleLimitReached` says that there is none."""
 
     def connections(self, vm_ref: str) -> Sequence[ConsoleConnection]:
         """Display connections the platform has for a VM; empty when it is off. Raises :class:`NotSupported`."""
@@ -212,6 +219,15 @@ class Hypervisor(Protocol):
         """Removes a leftover definition of a VM that does not run here (libvirt ``virDomainUndefineFlags``), also one
         that a migration left paused behind. Disks stay. Raises :class:`InvalidState` if it runs, :class:`VmNotFound`.
         """
+
+    def enter_maintenance(self, host_ref: str) -> None:
+        """Asks the platform for its own maintenance mode, once the host is empty (vSphere ``EnterMaintenanceMode``);
+        returns once the platform works on it or is done. Its end is learned through :meth:`hosts`. Asking again is
+        harmless. Raises :class:`NotSupported` where the platform has none, :class:`InvalidState` when it refuses."""
+
+    def leave_maintenance(self, host_ref: str) -> None:
+        """Ends the platform's maintenance mode, or the way into it. Harmless when it is in neither. Raises
+        :class:`NotSupported` where the platform has none."""
 
     def scaling(self, vm_ref: str) -> ScalingState:
         """The VM's size this moment, what its guest sees of it, and what it would be started as. Raises

@@ -62,6 +62,18 @@ class CertificateMismatch(HypervisorError):
     remedy = "Compare the fingerprint with the host's own; accept the new one only if it was changed on purpose."
 
 
+class NoPermission(HypervisorError):
+    code = "hypervisor-permission"
+    title = "The account that CloudOps uses there may not do this."
+    remedy = "Give its role the privilege that the detail names; the documentation lists all that are needed."
+
+
+class HostNotConnected(Unreachable):
+    code = "host-not-connected"
+    title = "The management service does not reach the VM's host."
+    remedy = "Check that the host is up and reconnect it in its management service."
+
+
 class VmNotFound(HypervisorError):
     code = "vm-not-found"
     title = "The hypervisor does not know this VM."
@@ -78,6 +90,15 @@ class NoConsole(HypervisorError):
     code = "vm-without-console"
     title = "The VM has no VNC display."
     remedy = "Add a VNC graphics device to the VM's definition and restart the VM."
+
+
+class ConsoleLimitReached(HypervisorError):
+    """``numbers["limit"]``: how many display connections the platform lets the VM have."""
+
+    code = "vm-console-limit"
+    title = "The platform lets no more consoles be open on this VM."
+    remedy = "Close a console of this VM, or drop a connection that nobody needs; its slot is free at once."
+    retryable = True
 
 
 class InvalidState(HypervisorError):

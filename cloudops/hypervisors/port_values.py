@@ -61,6 +61,9 @@ class HostFacts:
 
     ``networks`` are names of networks and bridges; ``datastores`` name shared storage alike on every host that reaches
     it; ``migration_uri`` is where other hosts may send VMs, when the endpoint's own URI works from elsewhere.
+    ``cluster`` and ``tags`` are the platform's own (vSphere), empty where it has none; ``tags`` is None where it was
+    not told. ``in_maintenance``: the platform's own maintenance mode. ``problem``: why the management service itself
+    does not reach the host (``HostSystem.runtime.connectionState``), empty when it does.
     """
 
     ref: str
@@ -75,6 +78,10 @@ class HostFacts:
     networks: tuple[str, ...] = ()
     datastores: tuple[str, ...] = ()
     migration_uri: str = ""
+    cluster: str = ""
+    tags: tuple[str, ...] | None = None
+    in_maintenance: bool = False
+    problem: str = ""
 
 
 class MemoryModel(enum.StrEnum):
@@ -225,7 +232,8 @@ class VmFacts:
     """A VM as its hypervisor reports it. ``ref`` is the VM's UUID on libvirt, its instance UUID on vSphere.
 
     ``networks`` are those that :attr:`HostFacts.networks` names too; ``cpu_model`` is what the guest was given, empty
-    for the hypervisor's default, which any host has.
+    for the hypervisor's default, which any host has. ``console_connections``: how many display connections the platform
+    counts (``numMksConnections``), None where :meth:`Hypervisor.connections` tells.
     """
 
     ref: str
@@ -241,6 +249,7 @@ class VmFacts:
     disks: tuple[DiskFacts, ...] = ()
     networks: tuple[str, ...] = ()
     cpu_model: str = ""
+    console_connections: int | None = None
 
 
 class Transport(enum.StrEnum):
@@ -257,9 +266,10 @@ class ConsoleEndpoint:
     """Where a VM's VNC server is *now*, and what the relay needs to speak RFB to it.
 
     ``TCP``/``TLS``: ``host`` and ``port``. ``FD``: ``fd`` is a connected socket that the receiver owns and closes.
-    ``WSS``: ``url`` with the ``binary`` subprotocol, certificate pinned by ``certificate_sha256``. ``password`` is the
-    VNC password (at most 8 characters count), empty for none. ``host`` may be a wildcard or loopback address as the
-    guest's VNC server listens on it; the caller substitutes the host's management address.
+    ``WSS``: ``url`` with the ``binary`` subprotocol, certificate pinned by ``certificate_sha256``, or by
+    ``certificate_sha1`` where the platform tells no better (ESXi before 7.0.3). ``password`` is the VNC password (at
+    most 8 characters count), empty for none. ``host`` may be a wildcard or loopback address as the guest's VNC server
+    listens on it; the caller substitutes the host's management address.
     """
 
     transport: Transport
@@ -268,6 +278,7 @@ class ConsoleEndpoint:
     fd: int = -1
     url: str = ""
     certificate_sha256: str = ""
+    certificate_sha1: str = ""
     password: str = field(default="", repr=False)
     ca_pem: str = ""
 
@@ -277,7 +288,7 @@ class ConsoleConnection:
     """One display connection that the platform really has (libvirt: ``query-vnc``; vSphere: ``QueryConnections``).
 
     ``label`` identifies it for :meth:`Hypervisor.drop_connections`. A connection over a passed file descriptor has
-    family ``unix`` and no address.
+    family ``unix`` and no address. ``user_name`` is who the platform says opened it.
     """
 
     label: str
@@ -285,6 +296,7 @@ class ConsoleConnection:
     client_host: str = ""
     client_port: int = 0
     websocket: bool = False
+    user_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +324,7 @@ class EventKind(enum.StrEnum):
     VM_CHANGED = "vm_changed"
     VM_REMOVED = "vm_removed"
     CONSOLE_CHANGED = "console_changed"
+    HOSTS_CHANGED = "hosts_changed"
     CONNECTED = "connected"
     DISCONNECTED = "disconnected"
 

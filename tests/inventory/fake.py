@@ -140,6 +140,14 @@ class FakeHypervisor:
         self._enter("discard")
         self.vm_list = [vm for vm in self.vm_list if vm.ref != vm_ref]
 
+    def enter_maintenance(self, host_ref: str) -> None:
+        self._enter("enter_maintenance")
+        raise NotSupported("The fake has no maintenance mode of its own.")
+
+    def leave_maintenance(self, host_ref: str) -> None:
+        self._enter("leave_maintenance")
+        raise NotSupported("The fake has no maintenance mode of its own.")
+
     def scaling(self, vm_ref: str) -> ScalingState:
         self._enter("scaling")
         raise NotSupported("The fake tells nothing of sizes.")

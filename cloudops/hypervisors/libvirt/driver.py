@@ -203,6 +203,12 @@ class LibvirtHypervisor:
     def discard(self, vm_ref: str) -> None:
         self._migrations.discard(vm_ref)
 
+    def enter_maintenance(self, host_ref: str) -> None:
+        raise NotSupported("libvirt has no maintenance mode of its own; CloudOps keeps VMs away.")
+
+    def leave_maintenance(self, host_ref: str) -> None:
+        raise NotSupported("libvirt has no maintenance mode of its own; CloudOps keeps VMs away.")
+
     def scaling(self, vm_ref: str) -> ScalingState:
         return self._call(lambda handle: scaling.read(handle, vm_ref))
 

@@ -27,6 +27,7 @@ from cloudops.hypervisors.port import (
     MigrationOptions,
     MigrationStatus,
     MigrationTarget,
+    NotSupported,
     Objection,
     PowerAction,
     PowerState,
@@ -274,6 +275,12 @@ class SimulatedHypervisor:
         if vm.power_state in _ALIVE:
             raise InvalidState(f"VM {vm.name} is {vm.power_state} here; only a definition that is off is a leftover.")
         self._state.remove_vm(vm_ref)
+
+    def enter_maintenance(self, host_ref: str) -> None:
+        raise NotSupported("Simulated hosts have no maintenance mode of their own.")
+
+    def leave_maintenance(self, host_ref: str) -> None:
+        raise NotSupported("Simulated hosts have no maintenance mode of their own.")
 
     def scaling(self, vm_ref: str) -> ScalingState:
         self._enter()
