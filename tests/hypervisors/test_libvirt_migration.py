@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from cloudops.hypervisors.libvirt import migration, reach
+from cloudops.hypervisors.libvirt import compatibility, migration, reach
 from cloudops.hypervisors.port import (
     DestinationUnreachable,
     DiskFacts,
@@ -201,6 +201,25 @@ def test_a_cpu_that_the_destination_lacks_is_said_before(lab_of_two: Lab) -> Non
             assert source.vm(name).cpu_model == "EPYC-Milan"
     finally:
         host.virsh("undefine", "picky")
+
+
+def test_a_cpu_speed_that_the_destination_cannot_apply_is_said_before(
+    lab_of_two: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = lab_of_two
+    monkeypatch.setattr(compatibility, "host_weighs_cpus", lambda _handle: False)
+    host = lab.host("kvm-01")
+    vm = host.ensure_guest(GuestSpec("weighed", memory_mib=32), start=False)
+    try:
+        with opened(_spec(lab, "kvm-01")) as source:
+            assert list(source.check_migration(vm, _target(lab, "kvm-02"), OFFLINE)) == []
+            source.define(vm, replace(source.scaling(vm).next_start, cpu_shares=500))
+            (objection,) = source.check_migration(vm, _target(lab, "kvm-02"), OFFLINE)
+            assert objection.code == "destination-incompatible"
+            assert "weighed has a CPU speed" in objection.detail
+            assert "cgroup_controllers" in objection.remedy
+    finally:
+        host.remove_guest("weighed")
 
 
 _POOL = "<pool type='dir'><name>images</name><target><path>/var/lib/libvirt/images</path></target></pool>"

@@ -10,11 +10,13 @@ from typing import Any
 
 import libvirt
 
+from cloudops.hypervisors.libvirt.cpu_control import host_weighs_cpus
 from cloudops.hypervisors.libvirt.lookup import find_domain
 from cloudops.hypervisors.libvirt.migration import NO_URI_REMEDY
 from cloudops.hypervisors.libvirt.migration_errors import migration_error
 from cloudops.hypervisors.libvirt.reach import Reach, ReachReader, read_disks, read_networks
 from cloudops.hypervisors.libvirt.session import Session
+from cloudops.hypervisors.libvirt.sizes import read_cpu_tuning
 from cloudops.hypervisors.libvirt.uri import parse_uri
 from cloudops.hypervisors.port import (
     CpuIncompatible,
@@ -35,6 +37,10 @@ from cloudops.hypervisors.port import (
 )
 
 TRY_SECONDS = 2.0
+WEIGH_REMEDY = (
+    "Give the destination's libvirt the cgroup controller cpu (cgroup_controllers in qemu.conf), choose another host, "
+    "or take the CPU speed from the VM's size."
+)
 EJECT_REMEDY = "Eject the medium, or put it on storage that both hosts reach."
 # What of <cpu> is the guest's affair and not the host's.
 _NOT_COMPARED = ("numa", "topology", "cache", "maxphysaddr")
@@ -151,6 +157,7 @@ def _objections(handle: Any, mover: _Mover, options: MigrationOptions) -> Sequen
         *_identity(handle, mover),
         *_machine(handle, mover),
         *_cpu(handle, mover),
+        *_cpu_tuning(handle, mover),
         *_storage(handle, mover, there, options),
         *_networks(mover, there),
     ]
@@ -216,6 +223,15 @@ def _cpu(handle: Any, mover: _Mover) -> Sequence[HypervisorError]:
         typed = migration_error(error)
         return [typed] if isinstance(typed, CpuIncompatible) else []
     return []
+
+
+def _cpu_tuning(handle: Any, mover: _Mover) -> Sequence[HypervisorError]:
+    """Shares or a quota that the destination cannot apply: libvirt would refuse the guest there."""
+    shares, quota_percent = read_cpu_tuning(mover.xml)
+    if not (shares or quota_percent) or host_weighs_cpus(handle):
+        return []
+    words = f"{mover.name} has a CPU speed by shares or quota, which the destination cannot apply."
+    return [DestinationIncompatible(words, remedy=WEIGH_REMEDY)]
 
 
 def _storage(handle: Any, mover: _Mover, there: Reach, options: MigrationOptions) -> Sequence[HypervisorError]:

@@ -8,7 +8,6 @@ may be started with memory requested.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -20,6 +19,7 @@ import libvirt
 import libvirt_qemu
 
 from cloudops.hypervisors.libvirt import shapes
+from cloudops.hypervisors.libvirt.cpu_control import host_weighs_cpus, weighs_cpus
 from cloudops.hypervisors.libvirt.domains import power_state
 from cloudops.hypervisors.libvirt.lookup import find_domain
 from cloudops.hypervisors.libvirt.migration import demand_idle
@@ -81,7 +81,7 @@ def read(handle: Any, vm_ref: str) -> ScalingState:
         facts=facts,
         guest=_guest_view(domain, xml, stats) if state is PowerState.RUNNING else GuestView(),
         next_start=next_start,
-        cpu_control=_weighs_cpus(domain) if runs else _host_weighs_cpus(handle),
+        cpu_control=weighs_cpus(domain) if runs else host_weighs_cpus(handle),
     )
 
 
@@ -105,7 +105,7 @@ def define(handle: Any, vm_ref: str, shape: Shape) -> None:
     domain = find_domain(handle, vm_ref)
     demand_idle(domain)
     _demand_definition(domain)
-    if domain.isActive() and not _weighs_cpus(domain):  # it would not start
+    if domain.isActive() and not weighs_cpus(domain):  # it would not start
         shape = replace(shape, cpu_shares=0, cpu_quota_percent=0)
     xml = shapes.reshape(domain.XMLDesc(DEFINITION), shape)
     with typed():
@@ -230,7 +230,7 @@ def _balloon(_handle: Any, domain: Any, step: ResizeStep) -> None:
 
 def _cpu(handle: Any, domain: Any, step: ResizeStep) -> None:
     """Where the host cannot weigh CPUs nothing is done, to the definition neither: such a domain would not start."""
-    if not _weighs_cpus(domain):
+    if not weighs_cpus(domain):
         return
     quota = step.quota_percent * GLOBAL_PERIOD_US // 100 if step.quota_percent > 0 else -1
     with typed():
@@ -286,25 +286,6 @@ def _demand_definition(domain: Any) -> None:
             f"The memory of {domain.name()} is saved on disk; it goes on from there, with the size it had.",
             remedy="Start the VM and shut it down, or drop what was saved (virsh managedsave-remove).",
         )
-
-
-def _weighs_cpus(domain: Any) -> bool:
-    """Whether the running domain has a group of the CPU controller; libvirt does not tell otherwise."""
-    try:
-        domain.schedulerType()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
-            return False
-        raise
-    return True
-
-
-def _host_weighs_cpus(handle: Any) -> bool:
-    """As any running domain of the host shows; taken for granted while none runs."""
-    for domain in handle.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-        with contextlib.suppress(libvirt.libvirtError):  # it went away meanwhile
-            return _weighs_cpus(domain)
-    return True
 
 
 def _memory_stats(domain: Any) -> dict[str, int]:
