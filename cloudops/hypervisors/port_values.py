@@ -63,7 +63,8 @@ class HostFacts:
     it; ``migration_uri`` is where other hosts may send VMs, when the endpoint's own URI works from elsewhere.
     ``cluster`` and ``tags`` are the platform's own (vSphere), empty where it has none; ``tags`` is None where it was
     not told. ``in_maintenance``: the platform's own maintenance mode. ``problem``: why the management service itself
-    does not reach the host (``HostSystem.runtime.connectionState``), empty when it does.
+    does not reach the host (``HostSystem.runtime.connectionState``), empty when it does. ``simulator``: what answers
+    says of itself that it only simulates its platform (vSphere ``AboutInfo.name``).
     """
 
     ref: str
@@ -82,6 +83,7 @@ class HostFacts:
     tags: tuple[str, ...] | None = None
     in_maintenance: bool = False
     problem: str = ""
+    simulator: bool = False
 
 
 class MemoryModel(enum.StrEnum):

@@ -37,9 +37,28 @@ class Cluster(models.Model):
     name = models.CharField(max_length=100, unique=True)
     position = models.PositiveIntegerField(default=0, help_text="Order on the screens.")
     description = models.TextField(blank=True)
+    taken_from = models.ForeignKey(
+        "Endpoint",
+        null=True,
+        blank=True,
+        editable=False,
+        on_delete=models.SET_NULL,
+        related_name="clusters_taken",
+        help_text="The endpoint whose own cluster this is: its hosts come and go as they do there.",
+    )
+    platform_name = models.CharField(
+        max_length=200, blank=True, editable=False, help_text="What it is called there, whatever its name here."
+    )
 
     class Meta:
         ordering = ["position", "name"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["taken_from", "platform_name"],
+                condition=Q(taken_from__isnull=False),
+                name="cluster_taken_once",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -56,6 +75,28 @@ class Endpoint(models.Model):
     username = models.CharField(max_length=200, blank=True)
     secret_encrypted = models.TextField(blank=True, editable=False)
     certificate_sha256 = models.CharField(max_length=95, blank=True)
+    certificate_pinned_at = models.DateTimeField(
+        null=True, blank=True, help_text="Since when only this certificate is accepted."
+    )
+    offered_certificate = models.JSONField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="Another certificate that it presented: fingerprints and since when. Null: the pinned one.",
+    )
+    takes_clusters_over = models.BooleanField(
+        "Take clusters over",
+        default=False,
+        help_text="Its hosts are in the clusters that the platform has them in, by name, and follow changes there.",
+    )
+    cluster = models.ForeignKey(
+        Cluster,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="endpoints",
+        help_text="Where its hosts go that are in no cluster of the platform, or all of them.",
+    )
     timeout_seconds = models.PositiveSmallIntegerField(
         default=10, validators=[MinValueValidator(1), MaxValueValidator(120)], help_text="Deadline of every call."
     )
@@ -86,6 +127,25 @@ class Connection(models.TextChoices):
     UNKNOWN = "unknown", "Not seen yet"
 
 
+class HostTag(models.Model):
+    """That a host carries a tag, and by whose word: the operator's (``own``), the platform's, or both's."""
+
+    host = models.ForeignKey("Host", on_delete=models.CASCADE, related_name="host_tags")
+    tag = models.ForeignKey(Tag, on_delete=models.CASCADE, related_name="host_tags")
+    own = models.BooleanField(default=True)
+    platform = models.BooleanField(default=False)
+
+    class Meta:
+        ordering = ["tag__name"]
+        constraints = [
+            models.UniqueConstraint(fields=["host", "tag"], name="host_tag_once"),
+            models.CheckConstraint(condition=Q(own=True) | Q(platform=True), name="host_tag_has_origin"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.host_id} {self.tag_id}"
+
+
 class Host(models.Model):
     """A hypervisor host. Will (`schedulable`) and observation (`connection`) are separate fields.
 
@@ -97,7 +157,16 @@ class Host(models.Model):
     cluster = models.ForeignKey(Cluster, on_delete=models.PROTECT, related_name="hosts")
     ref = models.CharField(max_length=200, help_text="The host's stable name within its endpoint.")
     name = models.CharField(max_length=200)
-    tags = models.ManyToManyField(Tag, blank=True, related_name="hosts")
+    tags = models.ManyToManyField(Tag, through=HostTag, blank=True, related_name="hosts")
+    platform_cluster = models.CharField(
+        max_length=200, blank=True, help_text="The platform's own cluster that it is in (vSphere)."
+    )
+    platform_maintenance = models.BooleanField(
+        default=False, help_text="It is in the platform's own maintenance mode (vSphere)."
+    )
+    simulator = models.BooleanField(
+        default=False, help_text="What reports it says of itself that it only simulates its platform."
+    )
 
     management_address = models.CharField(
         max_length=255,
@@ -107,6 +176,7 @@ class Host(models.Model):
     )
     vnc_listen_address = models.CharField(
         max_length=255,
+        blank=True,
         default="0.0.0.0",  # noqa: S104 - what a guest's VNC server listens on, so that live migration works
         help_text="Where guests' VNC servers listen (OpenStack: `vncserver_listen`). "
         "0.0.0.0 lets VMs move between hosts.",
@@ -175,7 +245,7 @@ class Host(models.Model):
     @property
     def is_simulated(self) -> bool:
         """Needs ``select_related("endpoint")``."""
-        return self.endpoint.kind == Kind.SIMULATED
+        return self.endpoint.kind == Kind.SIMULATED or self.simulator
 
 
 class Template(models.Model):
@@ -369,6 +439,9 @@ class Vm(models.Model):
     has_console = models.BooleanField(default=True)
     max_consoles = models.PositiveIntegerField(
         null=True, blank=True, help_text="The platform's own limit, where it has one."
+    )
+    console_connections = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Display connections that the platform counted last, where it counts them."
     )
     missing_since = models.DateTimeField(null=True, blank=True, help_text="When its hypervisor stopped reporting it.")
     synced_at = models.DateTimeField(null=True, blank=True)
