@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cloudops.hypervisors import registry
-from cloudops.hypervisors.libvirt.backoff import Backoff
+from cloudops.hypervisors.backoff import Backoff
 from cloudops.hypervisors.libvirt.pool import IDLE_SECONDS, MAX_IDLE, SessionPool
 from cloudops.hypervisors.libvirt.session import Session
 from cloudops.hypervisors.libvirt.uri import parse_uri

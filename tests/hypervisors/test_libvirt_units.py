@@ -12,7 +12,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from cloudops.hypervisors.libvirt.backoff import Backoff
+from cloudops.hypervisors.backoff import Backoff
 from cloudops.hypervisors.libvirt.dial import ssh_command
 from cloudops.hypervisors.libvirt.domains import VncDisplay, power_state, read_domain
 from cloudops.hypervisors.libvirt.driver import read_vnc_clients

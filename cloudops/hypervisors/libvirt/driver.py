@@ -14,7 +14,7 @@ import libvirt_qemu
 
 from cloudops.hypervisors.hub import EventHub
 from cloudops.hypervisors.libvirt import scaling
-from cloudops.hypervisors.libvirt.backoff import Backoff
+from cloudops.hypervisors.backoff import Backoff
 from cloudops.hypervisors.libvirt.compatibility import check
 from cloudops.hypervisors.libvirt.domains import VncDisplay, power_state, read_domain, vm_facts
 from cloudops.hypervisors.libvirt.hosts import HostReader

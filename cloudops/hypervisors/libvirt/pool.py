@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cloudops.hypervisors.libvirt.backoff import Backoff
+from cloudops.hypervisors.backoff import Backoff
 from cloudops.hypervisors.libvirt.session import Session
 from cloudops.hypervisors.port import HypervisorError, Overloaded, Unreachable
 
