@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import ModuleType
 from typing import Any
+
+import pytest
+from django.db import transaction
 
 from cloudops.core import runtime
 from cloudops.core.actors import Actor, ActorKind
@@ -17,12 +22,30 @@ from cloudops.hypervisors.port import DiskFacts, DiskKind, PowerState, VmFacts
 from cloudops.hypervisors.simulated import Faults, MigrationFault, SimulatedHost
 from cloudops.inventory import endpoints, sync
 from cloudops.inventory.models import Cluster, Endpoint, Host, Vm
-from placement import capacity, migration_run, power_claims, vm_migrations
+from placement import capacity, migration_run, mirror, power_claims, vm_migrations
 from placement.models import Claim, HostCapacity, VmMigration
 
 BY = Actor(ActorKind.USER, "ada", user_id=None, address="192.0.2.7")
 MEMORY_MIB = 2_048
 _numbers = itertools.count(1)
+
+
+@contextmanager
+def machine_example(clock: Callable[[], datetime], *queues: ModuleType) -> Iterator[None]:
+    """One example of a state machine: hypervisors go by ``clock``, nobody serves the queues that the modules ``queues``
+    fill, and at its end nothing of it is left in the database."""
+    mirror.forget()
+    try:
+        with transaction.atomic(), pytest.MonkeyPatch.context() as patch:
+            for module in queues:
+                patch.setattr(module, "enqueue", lambda *_, **__: True)
+            simulated.set_clock(lambda: clock().timestamp())
+            yield
+            transaction.set_rollback(True)
+    finally:
+        simulated.set_clock(None)
+        registry.close_all()
+        mirror.forget()
 
 
 @dataclass

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from django.db import transaction
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from cloudops.core.errors import Conflict, Refusal
 from cloudops.core.models import Operation
-from cloudops.hypervisors import registry, simulated
+from cloudops.hypervisors import registry
 from cloudops.hypervisors.port import MigrationInterrupted, PowerAction, PowerState
 from cloudops.hypervisors.simulated import jobs
 from cloudops.hypervisors.simulated.fleet import parse_uri
 from cloudops.hypervisors.simulated.landscape import Landscape
 from cloudops.inventory import endpoints
 from cloudops.inventory.models import Connection, Host, Vm
-from placement import fence, mirror, power_claims, vm_migrations
+from placement import fence, power_claims, vm_migrations
 from placement.models import Claim, ClaimKind, VmMigration
-from tests.placement.moving import BY, Moving, claims_add_up
+from tests.placement.moving import BY, Moving, claims_add_up, machine_example
 
 HOSTS, VMS = 3, 4
 host_numbers, vm_numbers = st.integers(0, HOSTS - 1), st.integers(0, VMS - 1)
@@ -34,13 +34,9 @@ class Migrations(RuleBasedStateMachine):
 
     @initialize()
     def build(self) -> None:
-        self.example = transaction.atomic()
-        self.example.__enter__()
-        mirror.forget()
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(vm_migrations, "enqueue", lambda *_, **__: True)
+        self.example = ExitStack()
+        self.example.enter_context(machine_example(lambda: self.world.now, vm_migrations))
         self.world = Moving(now=datetime(2030, 1, 15, 12, 0, tzinfo=UTC))
-        simulated.set_clock(lambda: self.world.now.timestamp())
         for number in range(HOSTS):
             self.world.add_host(number, memory_mib=1_024 + 3 * 2_048, rate=256)
         self.vms = [self.world.add_vm(f"vm{number}", self.world.hosts[number % HOSTS]) for number in range(VMS)]
@@ -172,15 +168,8 @@ class Migrations(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "example"):
             return
-        try:
+        with self.example:
             self.finish()
-        finally:
-            self.patch.undo()
-            simulated.set_clock(None)
-            registry.close_all()
-            transaction.set_rollback(True)
-            self.example.__exit__(None, None, None)
-            mirror.forget()
 
     def finish(self) -> None:
         """Everything is plugged in again: all migrations end, and every row tells the truth."""

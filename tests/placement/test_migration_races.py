@@ -6,24 +6,21 @@ script/test runs this on SQLite and on PostgreSQL, where the threads really work
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 
-from cloudops.core.errors import Refusal, TransitionConflict
+from cloudops.core.errors import TransitionConflict
 from cloudops.core.models import Operation
-from cloudops.core.operations import OperationRunning
 from cloudops.hypervisors import registry
 from cloudops.inventory.models import Host, Vm
 from placement import migration_run, mirror, vm_migrations
 from placement.migration_errors import MigrationOver
 from placement.models import Claim, ClaimKind, HostCapacity, VmMigration
 from tests.placement.moving import BY, Moving, claims_add_up, settings_now
+from tests.racing import together
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
 THREADS = 6
@@ -40,28 +37,6 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Moving]:
     mirror.forget()
 
 
-def together(work: Callable[[int], None], threads: int = THREADS) -> None:
-    """Every thread begins at the same moment; what one raises is the test's failure."""
-    barrier, errors = threading.Barrier(threads), list[BaseException]()
-
-    def run(number: int) -> None:
-        try:
-            barrier.wait(10)
-            work(number)
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            connection.close()
-
-    running = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join(60)
-    assert not errors, errors
-    assert not any(thread.is_alive() for thread in running)
-
-
 def ask(vm: Vm, to: Host | None) -> Operation:
     options = vm_migrations.Options.of(settings_now())
     return vm_migrations.migrate(vm, to=to, options=options, by=BY, now=timezone.now())
@@ -74,17 +49,12 @@ def run(operation: Operation) -> None:
 def test_asked_by_many_at_once_it_is_one_migration(world: Moving) -> None:
     first, second = world.add_host(1), world.add_host(2)
     vm = world.add_vm("web", first)
-    outcomes: Counter[str] = Counter()
 
-    def work(_: int) -> None:
-        try:
-            ask(vm, second)
-            outcomes["started"] += 1
-        except OperationRunning:
-            outcomes["running"] += 1
+    def work(_: int) -> str:
+        ask(vm, second)
+        return "started"
 
-    together(work)
-    assert outcomes == {"started": 1, "running": THREADS - 1}
+    assert together(work, THREADS) == {"started": 1, "operation-running": THREADS - 1}
     assert VmMigration.objects.count() == 1
     assert world.claims(vm) == {("kvm1", "vm"), ("kvm2", "incoming")}
     claims_add_up()
@@ -94,17 +64,15 @@ def test_many_runners_one_at_work(world: Moving) -> None:
     first, second = world.add_host(1), world.add_host(2, rate=20_480)
     vm = world.add_vm("web", first)
     operation = ask(vm, second)
-    outcomes: Counter[str] = Counter()
 
-    def work(_: int) -> None:
+    def work(_: int) -> str:
         try:
             run(Operation.objects.get(pk=operation.pk))
-            outcomes["ran"] += 1
         except TransitionConflict:
-            outcomes["taken"] += 1
+            return "taken"
+        return "ran"
 
-    together(work)
-    assert outcomes == {"ran": 1, "taken": THREADS - 1}
+    assert together(work, THREADS) == {"ran": 1, "taken": THREADS - 1}
     migration = VmMigration.objects.select_related("operation").get()
     assert migration.operation.status == "succeeded"
     assert migration.progress["begun"] == 1
@@ -120,17 +88,16 @@ def test_an_abort_that_races_the_end(world: Moving, seed: int) -> None:
     operation = ask(vm, second)
     delay = random.Random(seed).uniform(0.0, 0.25)
 
-    def work(number: int) -> None:
+    def work(number: int) -> str:
         if number == 0:
             run(operation)
-            return
+            return "ran"
         time.sleep(delay)
-        try:
-            vm_migrations.abort(VmMigration.objects.get(pk=operation.pk), by=BY, now=timezone.now())
-        except MigrationOver:
-            pass
+        vm_migrations.abort(VmMigration.objects.get(pk=operation.pk), by=BY, now=timezone.now())
+        return "aborted"
 
-    together(work, threads=2)
+    outcomes = together(work, 2)
+    assert set(outcomes) <= {"ran", "aborted", MigrationOver.code}, outcomes
     operation.refresh_from_db()
     vm.refresh_from_db()
     place = {"succeeded": "kvm2", "cancelled": "kvm1"}[operation.status]
@@ -144,16 +111,12 @@ def test_no_host_is_promised_twice(world: Moving) -> None:
     """Six VMs want to a host with room for three."""
     first, second = world.add_host(1), world.add_host(2, memory_mib=1_024 + 3 * 2_048)
     vms = [world.add_vm(f"vm{number}", first) for number in range(THREADS)]
-    outcomes: Counter[str] = Counter()
 
-    def work(number: int) -> None:
-        try:
-            ask(vms[number], second)
-            outcomes["started"] += 1
-        except Refusal as refusal:
-            outcomes[refusal.code] += 1
+    def work(number: int) -> str:
+        ask(vms[number], second)
+        return "started"
 
-    together(work)
+    outcomes = together(work, THREADS)
     assert outcomes["started"] == 3, outcomes
     assert set(outcomes) <= {"started", "no-host-fits", "capacity-gone"}
     room = HostCapacity.objects.get(pk=second.pk)
@@ -169,11 +132,11 @@ def test_turns_are_kept_by_many_runners(world: Moving) -> None:
     operations = [ask(world.add_vm(f"vm{number}", first), second) for number in range(THREADS)]
     most: list[int] = []
 
-    def work(number: int) -> None:
+    def work(number: int) -> str:
         while True:
             row = VmMigration.objects.get(pk=operations[number].pk)
             if row.ended_at is not None:
-                return
+                return "ended"
             busy = VmMigration.objects.filter(phase__in=["copying", "verifying"], ended_at__isnull=True).count()
             most.append(busy)
             try:
@@ -182,7 +145,7 @@ def test_turns_are_kept_by_many_runners(world: Moving) -> None:
                 pass
             time.sleep(0.05)
 
-    together(work)
+    assert together(work, THREADS) == {"ended": THREADS}
     assert max(most) <= 2
     assert {operation.status for operation in Operation.objects.all()} == {"succeeded"}
     assert HostCapacity.objects.get(pk=first.pk).memory_claimed_mib == 0

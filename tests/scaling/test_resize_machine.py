@@ -3,11 +3,11 @@ owner, a VM has one operation, and how a resize ended agrees with what the hyper
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import hypothesis.strategies as st
 import pytest
-from django.db import transaction
 from django.db.models import F
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -19,11 +19,11 @@ from cloudops.hypervisors.port import HypervisorError, PowerAction, PowerState, 
 from cloudops.hypervisors.simulated import ResizeFault, SimulatedGuest
 from cloudops.inventory import endpoints, power
 from cloudops.inventory.models import Host, Vm
-from placement import mirror, vm_migrations
+from placement import vm_migrations
 from placement.models import Claim, ClaimKind, HostCapacity, VmMigration
 from scaling import next_start, planning, resizes
 from scaling.models import Resize, VmSize
-from tests.placement.moving import claims_add_up
+from tests.placement.moving import claims_add_up, machine_example
 from tests.scaling.world import BY, LEASE_OVER_SECONDS, Scaling, facts
 
 HOSTS, VMS = 2, 3
@@ -36,14 +36,9 @@ class Resizes(RuleBasedStateMachine):
 
     @initialize()
     def build(self) -> None:
-        self.example = transaction.atomic()
-        self.example.__enter__()
-        mirror.forget()
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(vm_migrations, "enqueue", lambda *_, **__: True)
-        self.patch.setattr(resizes, "enqueue", lambda *_, **__: True)
+        self.example = ExitStack()
+        self.example.enter_context(machine_example(lambda: self.world.now, vm_migrations, resizes))
         self.world = Scaling(now=datetime(2030, 1, 15, 12, 0, tzinfo=UTC))
-        simulated.set_clock(lambda: self.world.now.timestamp())
         for number in range(HOSTS):
             self.world.add_host(number, memory_mib=1_024 + 3_072, rate=1_024)
         shapes = (facts(256, removable_vcpus=1), facts(256, most_vcpus=2, virtio_mib=512), facts(256, virtio_mib=0))
@@ -196,15 +191,8 @@ class Resizes(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "example"):
             return
-        try:
+        with self.example:
             self.finish()
-        finally:
-            self.patch.undo()
-            simulated.set_clock(None)
-            registry.close_all()
-            transaction.set_rollback(True)
-            self.example.__exit__(None, None, None)
-            mirror.forget()
 
     def finish(self) -> None:
         """Everything is plugged in again: all operations end, and every row tells the truth."""

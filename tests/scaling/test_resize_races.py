@@ -5,17 +5,14 @@ script/test runs this on SQLite and on PostgreSQL, where the threads really work
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from cloudops.accounts.models import Project
-from cloudops.core.errors import Refusal, TransitionConflict
+from cloudops.core.errors import TransitionConflict
 from cloudops.core.models import Operation
 from cloudops.hypervisors import registry
 from placement import mirror, vm_migrations
@@ -24,6 +21,7 @@ from scaling import resize_run, resizes
 from scaling.models import Resize
 from scaling.values import Reach
 from tests.placement.moving import claims_add_up
+from tests.racing import together
 from tests.scaling.world import BY, Scaling
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
@@ -41,31 +39,6 @@ def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scaling]:
     mirror.forget()
 
 
-def together(work: Callable[[int], str], threads: int = THREADS) -> Counter[str]:
-    """Every thread begins at the same moment; how often each outcome was, a refusal by its code."""
-    barrier, errors, outcomes = threading.Barrier(threads), list[BaseException](), Counter[str]()
-
-    def run(number: int) -> None:
-        try:
-            barrier.wait(30)
-            outcomes[work(number)] += 1
-        except Refusal as refusal:
-            outcomes[refusal.code] += 1
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            connection.close()
-
-    running = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join(60)
-    assert not errors, errors
-    assert not any(thread.is_alive() for thread in running)
-    return outcomes
-
-
 def test_asked_by_many_at_once_it_is_one_resize_or_one_migration(busy: Scaling) -> None:
     first, second = busy.add_host(1), busy.add_host(2)
     vm, wanted = busy.add_sized("web", first), busy.wanted(2, 512)
@@ -77,7 +50,7 @@ def test_asked_by_many_at_once_it_is_one_resize_or_one_migration(busy: Scaling) 
         resizes.resize(vm, wanted=wanted, how=Reach.LIVE, by=BY, now=timezone.now())
         return "won"
 
-    outcomes = together(work)
+    outcomes = together(work, THREADS)
     assert outcomes == {"won": 1, "operation-running": THREADS - 1}
     assert Operation.objects.count() == 1
     assert Resize.objects.count() + VmMigration.objects.count() == 1
@@ -97,7 +70,7 @@ def test_many_runners_one_at_work(busy: Scaling) -> None:
             return "taken"
         return "ran"
 
-    outcomes = together(work)
+    outcomes = together(work, THREADS)
     assert outcomes["ran"] == 1, outcomes
     ended = busy.fresh(row)
     assert (ended.outcome, ended.operation.status) == (Resize.Outcome.APPLIED, "succeeded")
@@ -115,7 +88,7 @@ def test_no_room_is_given_twice(busy: Scaling) -> None:
         resizes.resize(vms[number], wanted=wanted, how=Reach.LIVE, by=BY, now=timezone.now())
         return "started"
 
-    outcomes = together(work)
+    outcomes = together(work, THREADS)
     assert outcomes["started"] == 2, outcomes
     assert set(outcomes) <= {"started", "no-room-to-grow", "size-not-reachable-so"}
     room = HostCapacity.objects.get(pk=host.pk)
@@ -134,7 +107,7 @@ def test_no_quota_is_given_twice(busy: Scaling) -> None:
         resizes.resize(vms[number], wanted=wanted, how=Reach.LIVE, by=BY, now=timezone.now())
         return "started"
 
-    outcomes = together(work)
+    outcomes = together(work, THREADS)
     assert outcomes["started"] == 1, outcomes
     assert set(outcomes) <= {"started", "quota-exceeded", "size-not-reachable-so"}
     assert Resize.objects.count() == 1

@@ -1,0 +1,91 @@
+"""Races: threads that begin at the same moment, and processes that are let go once all of them are ready."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import connection
+
+from cloudops.core.errors import Refusal
+from tests.conftest import ROOT
+
+Env = dict[str, str]
+
+
+def together(work: Callable[[int], str], threads: int) -> Counter[str]:
+    """Every thread begins at the same moment; how often each outcome was, a refusal by its code. Anything else that one
+    raises is the test's failure."""
+    barrier, errors, outcomes = threading.Barrier(threads), list[BaseException](), Counter[str]()
+
+    def run(number: int) -> None:
+        try:
+            barrier.wait(30)
+            outcomes[work(number)] += 1
+        except Refusal as refusal:
+            outcomes[refusal.code] += 1
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            connection.close()
+
+    running = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join(60)
+    assert not errors, errors
+    assert not any(thread.is_alive() for thread in running)
+    return outcomes
+
+
+def racer(module: str, env: Env, role: str, **parameters: Any) -> subprocess.Popen[str]:
+    """A process of ``python -m module ROLE JSON`` inside an installation's environment."""
+    command = [sys.executable, "-W", "ignore", "-m", module, role, json.dumps(parameters)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def let_go(*processes: subprocess.Popen[str]) -> list[subprocess.Popen[str]]:
+    """Lets racers go once all of them are ready."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.communicate(timeout=60)
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return list(processes)
+
+
+def answer(process: subprocess.Popen[str]) -> Any:
+    """What a racer printed last."""
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+def own_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a fresh database of the kind that the fixture's parameter names: ``sqlite`` or ``postgres``."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/race.sqlite3"
+    server_url = str(request.getfixturevalue("postgres_url"))
+    name = f"race_{time.monotonic_ns()}"
+    with psycopg.connect(server_url, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"')
+    return server_url.rsplit("/", 1)[0] + f"/{name}"
+
+
+def migrate(env: Env) -> None:
+    """Makes the tables of the installation's database."""
+    command = [sys.executable, "-W", "ignore", "manage.py", "migrate", "-v0"]
+    assert subprocess.run(command, cwd=ROOT, env=env, timeout=120, check=False).returncode == 0
