@@ -186,4 +186,5 @@ python_packages() {
 BUILD_PACKAGES=(python3 python3-venv python3-dev gcc libc6-dev pkg-config libvirt-dev ca-certificates)
 REDIS_PACKAGES=(redis-server)
 LIBVIRT_PACKAGES=(libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 iproute2 cpio busybox-static zstd)
+VCSIM_PACKAGES=(golang-go golang-github-vmware-govmomi-dev)
 CHROMIUM_PACKAGES=(chromium fonts-dejavu-core)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cloudops.lab import control
+from cloudops.lab import control, vcsim
 from cloudops.lab.demo import add_common_arguments, checked
 from cloudops.lab.helper import HostsPlan
 from cloudops.lab.installation import PEOPLE, ROOT, Options, load_secrets, run
@@ -46,6 +46,16 @@ def parser() -> argparse.ArgumentParser:
     add_common_arguments(up, port=8090)
     actions.add_parser("status", parents=[state], help="address, logins, and each host with its guests")
     actions.add_parser("down", parents=[state], help="take the running lab away")
+    simulator = actions.add_parser(
+        "vcsim",
+        help="build and start vcsim, govmomi's vCenter simulator, and stay until Ctrl-C",
+        description="vcsim simulates a vCenter's inventory, power and moves; it has no consoles.",
+    )
+    simulator.add_argument("--hosts", type=int, default=2, metavar="N", help="ESXi hosts in one cluster (default 2)")
+    simulator.add_argument("--vms", type=int, default=4, metavar="N", help="VMs on them (default 4)")
+    simulator.add_argument("--esxi", action="store_true", help="one standalone ESXi host without a vCenter")
+    simulator.add_argument("--port", type=int, default=0, help="port it listens on (default: a free one)")
+    simulator.add_argument("--build-only", action="store_true", help="only build it, if it is not there yet")
     for name, what in FAULTS.items():
         fault = actions.add_parser(name, parents=[state], help=what, description=what.capitalize() + ".")
         fault.add_argument("name", metavar="HOST", help="kvm-01, kvm-02 …")
@@ -59,8 +69,11 @@ def main(arguments: Sequence[str]) -> int:
         wanted = {name: value for name, value in vars(checked(whole, arguments)).items() if name != "action"}
         return run(Options(command=f"{whole.prog} up", networked=True, keep=False, **wanted))
     options = whole.parse_args(arguments)
-    state: Path = options.state.absolute()
     try:
+        if options.action == "vcsim":
+            _vcsim(whole, options)
+            return 0
+        state: Path = options.state.absolute()
         if options.action == "down":
             _down(state)
         elif options.action == "status":
@@ -72,6 +85,13 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _vcsim(whole: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.hosts < 1 or options.vms < 0 or not 0 <= options.port < 65536:
+        whole.error("vcsim needs at least one host, not fewer VMs than none, and a port of 0 to 65535")
+    model = vcsim.Model(options.hosts, options.vms, standalone=options.esxi)
+    vcsim.run(ROOT / "var/lab/vcsim", model, port=options.port, build_only=options.build_only, progress=print)
 
 
 def _control_socket(state: Path) -> Path:

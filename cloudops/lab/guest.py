@@ -6,27 +6,22 @@ download`` and ``dpkg-deb`` (never installed); its initramfs is busybox and a do
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
-import os
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cloudops.lab import kernel
 from cloudops.lab.cpio import CpioArchive
-from cloudops.lab.process import ServiceError
+from cloudops.lab.process import ServiceError, locked, run_tool
 
 Progress = Callable[[str], None]
 
 OS_RELEASE = Path("/etc/os-release")
 BUSYBOX = Path("/bin/busybox")
-DOWNLOAD_SECONDS = 300
 DIRECTORIES = ("bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "lib", "lib/modules", "proc", "root", "sys", "tmp")
 MODULES = ("virtio_pci", "virtio_balloon", "virtio_mem", "virtio_net", "button", "evdev")
 """Kernel modules of the guest; those that they need come with them, and one that is built in is left out."""
@@ -55,7 +50,7 @@ def build_guest(cache_dir: Path, progress: Progress = lambda _message: None) -> 
     Several processes may call it at once. Raises :class:`ServiceError` when a tool or the network is missing.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(cache_dir / ".lock"):
+    with locked(cache_dir / ".lock"):
         recipe = _recipe()
         stamp = cache_dir / "recipe"
         if stamp.exists():
@@ -91,7 +86,7 @@ def _build(cache_dir: Path, progress: Progress) -> str:
     with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
         progress("Unpacking the guest's kernel")
         for package in packages:
-            _run(["dpkg-deb", "-x", str(package), folder], "unpack the kernel package")
+            run_tool(["dpkg-deb", "-x", str(package), folder], "unpack the kernel package")
         found = kernel.unpacked(Path(folder))
         for name in found.missing(tuple(WITHOUT)):
             progress(f"The kernel {found.version} has no {name}: {WITHOUT[name]}")
@@ -116,7 +111,7 @@ def _kernel_packages(cache_dir: Path, progress: Progress) -> list[Path]:
     found = []
     for name in names:
         progress(f"Downloading {name}")
-        _run(["apt-get", "download", name], "download the kernel package (apt-get update may help)", cwd=cache_dir)
+        run_tool(["apt-get", "download", name], "download the kernel package (apt-get update may help)", cwd=cache_dir)
         found.append(max(cache_dir.glob(f"{name}_*.deb"), key=lambda path: path.stat().st_mtime))
     listed.write_text("".join(f"{path.name}\n" for path in found))
     return found
@@ -129,7 +124,7 @@ def _os_release() -> str:
 def _apt_depends(name: str) -> str:
     """``apt-cache depends``, "" for a package that the archive does not have (apt-cache fails then)."""
     try:
-        return _run(["apt-cache", "depends", name], "look the kernel package up")
+        return run_tool(["apt-cache", "depends", name], "look the kernel package up")
     except ServiceError as error:
         if "No packages found" in str(error):
             return ""
@@ -142,7 +137,7 @@ def _initramfs(of: kernel.Kernel) -> bytes:
         archive.directory(path)
     archive.character_device("dev/console", 5, 1)
     archive.file("bin/busybox", BUSYBOX.read_bytes(), executable=True)
-    for applet in _run([str(BUSYBOX), "--list"], "list busybox's commands").split():
+    for applet in run_tool([str(BUSYBOX), "--list"], "list busybox's commands").split():
         if applet != "busybox":
             archive.symlink(f"bin/{applet}", "busybox")
     modules = of.in_load_order(MODULES)
@@ -153,30 +148,3 @@ def _initramfs(of: kernel.Kernel) -> bytes:
     archive.file("etc/acpi/PWRF/00000080", b"#!/bin/sh\npoweroff -f\n", executable=True)
     archive.file("init", _init_script(), executable=True)
     return archive.finish()
-
-
-def _run(command: list[str], purpose: str, cwd: Path | None = None) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=DOWNLOAD_SECONDS,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except FileNotFoundError as error:
-        raise ServiceError(f"Could not {purpose}: {command[0]} is not installed.") from error
-    except subprocess.TimeoutExpired as error:
-        raise ServiceError(f"Could not {purpose}: no answer within {DOWNLOAD_SECONDS} s.") from error
-    except subprocess.CalledProcessError as error:
-        raise ServiceError(f"Could not {purpose}: {error.stderr.strip() or error}") from error
-    return done.stdout
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

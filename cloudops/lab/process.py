@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
@@ -10,10 +11,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 LOG_TAIL_LINES = 15
+TOOL_SECONDS = 300.0
 
 
 class ServiceError(RuntimeError):
@@ -57,6 +59,44 @@ def tied_command(argv: Sequence[str], *, user: str | None = None, parent_death: 
         group = pwd.getpwnam(user).pw_gid
         command += [f"--reuid={user}", f"--regid={group}", "--init-groups"]
     return [*command, "--", *argv]
+
+
+def run_tool(
+    command: Sequence[str],
+    purpose: str,
+    *,
+    cwd: Path | None = None,
+    seconds: float = TOOL_SECONDS,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """What a program of the system printed, run to its end; ``env`` is added to ours. Raises ServiceError, with the
+    purpose and the program's own words, when it is missing, fails or takes longer than ``seconds``."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            check=True,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=seconds,
+            env={**os.environ, "LC_ALL": "C", **(env or {})},
+        )
+    except FileNotFoundError as error:
+        raise ServiceError(f"Could not {purpose}: {command[0]} is not installed.") from error
+    except subprocess.TimeoutExpired as error:
+        raise ServiceError(f"Could not {purpose}: no answer within {seconds:.0f} s.") from error
+    except subprocess.CalledProcessError as error:
+        raise ServiceError(f"Could not {purpose}: {error.stderr.strip() or error}") from error
+    return done.stdout
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """While nobody else, in this process or another, has locked the same file; waits for it."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class Child:
