@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -13,15 +13,17 @@ from django.db import transaction
 
 from cloudops.core import crypto, events, live
 from cloudops.core.actors import Actor
-from cloudops.core.errors import Conflict
+from cloudops.core.errors import Conflict, Invalid
 from cloudops.core.models import Tick
 from cloudops.core.queue import enqueue
-from cloudops.core.validation import assign, demand_known, demand_valid
+from cloudops.core.validation import assign, demand_known
 from cloudops.hypervisors import registry
-from cloudops.hypervisors.port import HostFacts
-from cloudops.inventory import probing, reconcile_hosts, signals, sync
+from cloudops.hypervisors.port import HypervisorError, NotSupported
+from cloudops.inventory import adding, certificates, endpoint_changes, probing, reconcile_hosts, signals, sync
 from cloudops.inventory import tags as tag_rows
-from cloudops.inventory.models import Cluster, Endpoint, Host, Tag
+from cloudops.inventory.endpoint_changes import ENDPOINT_FIELDS
+from cloudops.inventory.endpoint_changes import HostExists as HostExists
+from cloudops.inventory.models import Cluster, Endpoint, Host, HostTag, Tag
 from cloudops.inventory.notices import after_commit, ask
 from cloudops.inventory.probing import ProbeReport
 
@@ -35,15 +37,7 @@ HOST_FIELDS = (
     "cpu_threads_override",
     "memory_mib_override",
 )
-ENDPOINT_FIELDS = ("uri", "username", "certificate_sha256", "timeout_seconds")
-ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the guests' VNC servers, not ours
 SYNC_TASK = "cloudops.inventory.tasks.sync_endpoint"
-
-
-class HostExists(Conflict):
-    code = "host-exists"
-    title = "This host is there already."
-    remedy = "Change the host that is there instead."
 
 
 class HostUnreachable(Conflict):
@@ -100,13 +94,14 @@ def add_host(
     *,
     kind: str,
     uri: str,
-    cluster: Cluster,
+    cluster: Cluster | None = None,
+    takes_clusters_over: bool | None = None,
     username: str = "",
     secret: str = "",
     certificate_sha256: str = "",
     timeout_seconds: int = 10,
     management_address: str = "",
-    vnc_listen_address: str = ANY_ADDRESS,
+    vnc_listen_address: str | None = None,
     migration_uri: str = "",
     console_limit_override: int | None = None,
     tags: Sequence[str] = (),
@@ -114,10 +109,13 @@ def add_host(
     by: Actor,
     now: datetime,
 ) -> list[Host]:
-    """Adds a management endpoint with every host that it reports and their VMs. Blocks for its timeout at most.
+    """Adds a management endpoint with every host that it reports and their VMs. Blocks for its timeout a few times at
+    most.
 
-    Raises ``Invalid``, :class:`HostExists`, and :class:`HostUnreachable` unless ``force``; a host that is added unseen
-    fills in when it first answers.
+    ``takes_clusters_over`` (vSphere; None: yes) puts hosts into clusters named as the platform's; ``cluster`` then is
+    for hosts that are in none, and may be left out. Raises ``Invalid``, :class:`HostExists`,
+    :class:`CertificateUnconfirmed`, and :class:`HostUnreachable` unless ``force``; a host that is added unseen fills in
+    when it first answers.
     """
     endpoint = probing.endpoint_of(
         kind=kind,
@@ -127,57 +125,41 @@ def add_host(
         certificate_sha256=certificate_sha256,
         timeout_seconds=timeout_seconds,
     )
-    first = Host(
-        endpoint=endpoint,
-        cluster=cluster,
-        ref=reconcile_hosts.NOT_SEEN_REF,
-        name=reconcile_hosts.placeholder_name(endpoint),
-        management_address=management_address.strip(),
-        vnc_listen_address=vnc_listen_address.strip(),
-        migration_uri=migration_uri.strip(),
+    adding.demand_credentials(endpoint)
+    adding.choose_clusters(endpoint, cluster, takes_clusters_over)
+    first = adding.first_host(
+        endpoint,
+        management_address=management_address,
+        vnc_listen_address=vnc_listen_address,
+        migration_uri=migration_uri,
         console_limit_override=console_limit_override,
     )
-    demand_valid(first, exclude={"endpoint", "ref"})
-    probing.demand_sound_migration_uri(endpoint.kind, first.migration_uri)
-    _demand_new(endpoint, [])
+    endpoint_changes.demand_new(endpoint)
     reading = _read_new(endpoint)
     if reading.error is not None and not force:
         detail = reading.error.detail or reading.error.title
         raise HostUnreachable(detail, remedy=reading.error.remedy, reason=reading.error.code)
-    _demand_new(endpoint, reading.hosts)
+    endpoint_changes.demand_new(endpoint, reading.hosts, reading.vms)
+    endpoint.certificate_pinned_at = now if endpoint.certificate_sha256 else None
     with transaction.atomic():
         endpoint.save(force_insert=True)
+        first.cluster_id = cluster.pk if cluster else adding.first_place(endpoint, reading.hosts, by=by, now=now)
         first.save(force_insert=True)
         rows = _fill(endpoint, first, reading, tags, now=now)
-        for row in rows:
-            events.record("host.added", by=by, now=now, subject=row, data={"kind": kind, "uri": endpoint.uri})
+        told = {"kind": kind, "uri": endpoint.uri}
+        events.record_many([events.line("host.added", by=by, now=now, subject=row, data=told) for row in rows])
         live.publish("hosts", "vms")
     return rows
 
 
 def _read_new(endpoint: Endpoint) -> sync.Reading:
     try:
+        certificates.demand_confirmed(endpoint)
         return sync.read(endpoint)
+    except HypervisorError as error:  # of asking which certificate is served
+        return sync.Reading(error=error)
     finally:
         registry.forget(str(endpoint.pk))
-
-
-def _demand_new(endpoint: Endpoint, facts: Sequence[HostFacts]) -> None:
-    """The same daemon under two URIs would make every VM jump to and fro."""
-    if known := Host.objects.filter(endpoint__uri=endpoint.uri).exclude(endpoint__pk=endpoint.pk).first():
-        raise HostExists(f"{endpoint.uri} is {known.name}'s URI.", host=str(known.pk))
-    unique = [fact.ref for fact in facts if _is_uuid(fact.ref)]
-    twin = Host.objects.filter(ref__in=unique, endpoint__kind=endpoint.kind).select_related("endpoint").first()
-    if twin is not None:
-        raise HostExists(f"This is {twin.name}, which is there as {twin.endpoint.uri}.", host=str(twin.pk))
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _fill(
@@ -187,16 +169,25 @@ def _fill(
     sync.apply(endpoint, reading, now=now)
     rows = list(Host.objects.filter(endpoint=endpoint).select_related("endpoint", "cluster"))
     Host.objects.filter(endpoint=endpoint).update(console_limit_override=first.console_limit_override)
-    wanted = tag_rows.ensure(tag_names)
-    Host.tags.through.objects.bulk_create(
-        [Host.tags.through(host_id=row.pk, tag_id=tag.pk) for row in rows for tag in wanted]
-    )
+    _tag_all(rows, tag_names)
     after_commit(signals.hosts_changed, host_ids=[row.pk for row in rows], now=now)
     return rows
 
 
+def _tag_all(rows: Sequence[Host], names: Sequence[str]) -> None:
+    """Gives the operator's tags to hosts that have none but the platform's."""
+    wanted = tag_rows.ensure(names)
+    lines = HostTag.objects.filter(host__in=rows, tag__in=wanted)
+    lines.update(own=True)
+    there = set(lines.values_list("host_id", "tag_id"))
+    HostTag.objects.bulk_create(
+        [HostTag(host=row, tag=tag) for row in rows for tag in wanted if (row.pk, tag.pk) not in there]
+    )
+
+
 def change_host(host: Host, *, by: Actor, now: datetime, **changes: Any) -> Host:
-    """Sets some of :data:`HOST_FIELDS`, :data:`ENDPOINT_FIELDS`, ``tags`` (names) and ``secret`` (None keeps it).
+    """Sets some of :data:`HOST_FIELDS`, :data:`ENDPOINT_FIELDS`, ``tags`` (the operator's own, names) and ``secret``
+    (None keeps it).
 
     Changes of the endpoint concern all its hosts, and are tried out at once. Raises ``Invalid``, :class:`HostExists`.
     """
@@ -208,13 +199,13 @@ def change_host(host: Host, *, by: Actor, now: datetime, **changes: Any) -> Host
         Endpoint.objects.select_for_update().filter(pk=host.endpoint_id).first()
         row = Host.objects.select_for_update(of=("self",)).select_related("endpoint", "cluster").get(pk=host.pk)
         changed = assign(row, {name: value for name, value in changes.items() if name in HOST_FIELDS})
-        if changed:
-            demand_valid(row)
-            probing.demand_sound_migration_uri(row.endpoint.kind, row.migration_uri)
-            row.save(update_fields=list(changed))
-        about_endpoint = _change_endpoint(
-            row.endpoint, {name: value for name, value in changes.items() if name in ENDPOINT_FIELDS}, secret
+        about_endpoint = endpoint_changes.change(
+            row.endpoint, {name: value for name, value in changes.items() if name in ENDPOINT_FIELDS}, secret, now=now
         )
+        if changed:
+            adding.demand_sound(row)
+            _demand_own_cluster(row, changed)
+            row.save(update_fields=list(changed))
         if wanted_tags is not None:
             changed |= _set_tags(row, wanted_tags)
         if changed or about_endpoint:
@@ -226,19 +217,38 @@ def change_host(host: Host, *, by: Actor, now: datetime, **changes: Any) -> Host
     return row
 
 
-def _change_endpoint(endpoint: Endpoint, changes: dict[str, Any], secret: str | None) -> dict[str, list[Any]]:
-    changed = assign(endpoint, changes)
-    if changed:
-        probing.demand_sound_uri(endpoint.kind, endpoint.uri)
-        _demand_new(endpoint, [])
-        demand_valid(endpoint)
-    if secret is None and "uri" in changed and endpoint.secret_encrypted:
-        secret = ""  # a stored credential is never sent to an address that it was not entered for
-    if secret is not None:
-        endpoint.secret_encrypted = crypto.encrypt(secret)
-    if changed or secret is not None:
-        endpoint.save(update_fields=[*changed, "secret_encrypted"])
-    return changed if secret is None else changed | {"credential": ["(hidden)", "(hidden)"]}
+def accept_certificate(host: Host, *, sha256: str, by: Actor, now: datetime) -> None:
+    """From now on the host's management service must present this certificate, which it does present: it is looked at
+    first. Blocks for the endpoint's timeout at most. Raises ``Invalid``, ``NotSupported``, ``HypervisorError``,
+    :class:`~certificates.CertificateChangedAgain`."""
+    endpoint = host.endpoint
+    if not certificates.is_demanded(endpoint.kind):
+        raise NotSupported(f"{endpoint.uri} has no certificate that could be accepted here.")
+    wanted = certificates.normal(sha256)
+    found = certificates.served(endpoint.uri, timeout_seconds=endpoint.timeout_seconds)
+    if not certificates.same(found.sha256, wanted):
+        raise certificates.CertificateChangedAgain(
+            f"It presents SHA-256 {found.sha256} now.", asked=wanted, **found.as_numbers()
+        )
+    with transaction.atomic():
+        row = Endpoint.objects.select_for_update().get(pk=endpoint.pk)
+        before = row.certificate_sha256
+        row.certificate_sha256, row.certificate_pinned_at, row.offered_certificate = found.sha256, now, None
+        row.save(update_fields=["certificate_sha256", "certificate_pinned_at", "offered_certificate"])
+        data = {"uri": row.uri, "changed": {"certificate_sha256": [before, found.sha256]}, "subject": found.subject}
+        events.record("host.certificate_accepted", by=by, now=now, subject=host, severity="notice", data=data)
+        live.publish("hosts", f"host:{host.pk}")
+        transaction.on_commit(partial(enqueue, SYNC_TASK, str(row.pk)), robust=True)
+
+
+def _demand_own_cluster(host: Host, changed: Mapping[str, object]) -> None:
+    if "cluster" in changed and host.endpoint.takes_clusters_over and host.platform_cluster:
+        message = f"It follows its platform, where it is in {host.platform_cluster}: move it there."
+        raise Invalid(
+            message,
+            fields={"cluster": [message]},
+            remedy="Move the host in vCenter, or stop taking over the clusters of its management service.",
+        )
 
 
 def remove_host(host: Host, *, by: Actor, now: datetime, force: bool = False, whole_endpoint: bool = False) -> int:
@@ -310,7 +320,7 @@ def _set_schedulable(host: Host, schedulable: bool, *, by: Actor, now: datetime,
 
 
 def set_tags(host: Host, names: Sequence[str], *, by: Actor, now: datetime) -> list[Tag]:
-    """The host has exactly these tags from now on. Raises ``Invalid``."""
+    """The operator's own tags are exactly these from now on; returns all the host has. Raises ``Invalid``."""
     with transaction.atomic():
         if changed := _set_tags(host, names):
             events.record("host.tagged", by=by, now=now, subject=host, data={"changed": changed})
@@ -320,10 +330,22 @@ def set_tags(host: Host, names: Sequence[str], *, by: Actor, now: datetime) -> l
 
 
 def _set_tags(host: Host, names: Sequence[str]) -> dict[str, list[Any]]:
-    before = sorted(host.tags.values_list("name", flat=True))
-    host.tags.set(tag_rows.ensure(names))
-    after = sorted(host.tags.values_list("name", flat=True))
-    return {"tags": [before, after]} if before != after else {}
+    """The operator's own tags; the platform's stay beside them."""
+    wanted = {tag.pk: tag.name for tag in tag_rows.ensure(names)}
+    lines = {line.tag_id: line for line in HostTag.objects.filter(host=host).select_related("tag")}
+    before = sorted(line.tag.name for line in lines.values() if line.own)
+    if before == sorted(wanted.values()):
+        return {}
+    HostTag.objects.filter(host=host, platform=False).exclude(tag__in=wanted).delete()
+    HostTag.objects.filter(host=host, own=True).exclude(tag__in=wanted).update(own=False)
+    HostTag.objects.filter(host=host, own=False, tag__in=wanted).update(own=True)
+    HostTag.objects.bulk_create([HostTag(host=host, tag_id=pk) for pk in wanted if pk not in lines])
+    return {"tags": [before, sorted(wanted.values())]}
+
+
+def own_tags(host: Host) -> list[str]:
+    """The names of the tags that the operator gave, in order."""
+    return list(HostTag.objects.filter(host=host, own=True).values_list("tag__name", flat=True))
 
 
 def sync_soon(host: Host) -> bool:

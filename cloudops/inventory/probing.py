@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -27,11 +27,13 @@ from cloudops.hypervisors.port import (
     VmFacts,
 )
 from cloudops.inventory import endpoints
+from cloudops.inventory.certificates import Served, is_demanded, normal, same, served, unconfirmed
 from cloudops.inventory.models import Endpoint, Host
 
 VNC_SECONDS = 3.0
 STEP_READ = "Read hosts and VMs"
-STEP_VNC = "Reach a guest's VNC server"
+STEP_VNC = "Reach a guest's console"
+STEP_CERTIFICATE = "Confirm the certificate"
 _LIBVIRT_TRANSPORTS = {"unix", "tcp", "tls", "ssh"}
 # What a libvirt URI may carry. Not among them: `command`, `netcat` and `proxy`, which run programs on this server.
 _LIBVIRT_OPTIONS = {
@@ -42,6 +44,11 @@ _EXAMPLES = {
     Kind.VSPHERE: "https://vcenter.example.org",
     Kind.SIMULATED: "simulated://demo?hosts=10&vms=20",
 }
+_CONFIRM_REMEDY = "Compare the fingerprint with the one that vCenter or the host itself shows, and confirm it."
+_WSS_REMEDY = (
+    "Consoles of ESXi guests come from the ESXi host itself: let the management servers reach TCP port 443 of every "
+    "ESXi host, and resolve its name."
+)
 _VNC_REMEDY = (
     "Let guests' VNC servers listen on 0.0.0.0 (vnc_listen in qemu.conf, or `listen` in the VM's graphics element), "
     "open ports 5900 and up for the management servers only, and check the management address."
@@ -56,6 +63,19 @@ class ProbeReport:
     steps: tuple[ProbeStep, ...]
     hosts: tuple[HostFacts, ...] = ()
     vm_count: int = 0
+    certificate: Served | None = None
+    pinned_sha256: str = ""
+
+    @property
+    def unconfirmed(self) -> bool:
+        """Whether nothing was sent because nobody has confirmed the certificate yet."""
+        return self.certificate is not None and not self.pinned_sha256
+
+    @property
+    def mismatch(self) -> bool:
+        """Whether another certificate is presented than the confirmed one."""
+        found = self.certificate
+        return found is not None and bool(self.pinned_sha256) and not same(found.sha256, self.pinned_sha256)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -71,7 +91,7 @@ def endpoint_of(
         uri=uri.strip(),
         username=username.strip(),
         secret_encrypted=secret_encrypted,
-        certificate_sha256=certificate_sha256.strip(),
+        certificate_sha256=normal(certificate_sha256),
         timeout_seconds=timeout_seconds,
     )
     demand_valid(endpoint, exclude={"uri"} if endpoint.uri else ())
@@ -134,8 +154,23 @@ def _simulated_objection(query: str) -> str:
 
 
 def examine(endpoint: Endpoint, management_address: str) -> ProbeReport:
-    """Tests the way to an endpoint, saved or not, and to one running guest's VNC server. Blocks; never raises for
-    what it finds."""
+    """Tests the way to an endpoint, saved or not, and to one running guest's console. Blocks; never raises for what it
+    finds. Where a certificate must be confirmed and is not, it is shown, and nothing is sent."""
+    if not is_demanded(endpoint.kind):
+        return _examine(endpoint, management_address)
+    try:
+        found = served(endpoint.uri, timeout_seconds=endpoint.timeout_seconds)
+    except HypervisorError as error:
+        return ProbeReport(ok=False, steps=(_failure(STEP_CERTIFICATE, error),))
+    if not endpoint.certificate_sha256:
+        refusal = unconfirmed(found)
+        step = ProbeStep(STEP_CERTIFICATE, ok=False, detail=refusal.detail, remedy=_CONFIRM_REMEDY)
+        return ProbeReport(ok=False, steps=(step,), certificate=found)
+    report = _examine(endpoint, management_address)
+    return replace(report, certificate=found, pinned_sha256=endpoint.certificate_sha256)
+
+
+def _examine(endpoint: Endpoint, management_address: str) -> ProbeReport:
     try:
         steps = list(registry.probe(endpoints.spec_of(endpoint)))
     except Refusal as refusal:
@@ -187,7 +222,8 @@ def try_vnc(console: ConsoleEndpoint, host: Host, vm_name: str) -> ProbeStep:
             greeting = connection.recv(4) if console.transport is Transport.TCP else b"RFB "
     except OSError as error:
         detail = f"{vm_name} at {address} port {port}: {error.strerror or error}."
-        return ProbeStep(STEP_VNC, ok=False, detail=detail, remedy=_VNC_REMEDY)
+        remedy = _WSS_REMEDY if console.transport is Transport.WSS else _VNC_REMEDY
+        return ProbeStep(STEP_VNC, ok=False, detail=detail, remedy=remedy)
     elapsed_ms = (time.perf_counter() - started) * 1000
     if greeting != b"RFB ":
         detail = f"What answers at {address} port {port} is not a VNC server."

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from cloudops.core.bulk import overwrite
-from cloudops.hypervisors.port import HostFacts, HypervisorError, PowerState
+from cloudops.hypervisors.port import CertificateMismatch, HostFacts, HostNotConnected, HypervisorError, PowerState
+from cloudops.inventory import certificates, takeover
 from cloudops.inventory.models import Connection, Endpoint, Host, Vm
 from cloudops.inventory.notices import Notices
 
@@ -21,6 +22,7 @@ NOT_REPORTED: Final = (
 _OBSERVED = ("connection", "connection_changed_at", "error_code", "error_detail", "error_remedy")
 _FACTS = ("cpu_threads", "cpu_mhz", "cpu_model", "memory_mib", "hypervisor_version", "networks", "datastores")
 _GAUGES = ("cpu_percent", "memory_free_mib")
+_PLATFORM = ("cluster", "platform_cluster", "platform_maintenance", "simulator")
 
 
 def reconcile(endpoint: Endpoint, facts: Sequence[HostFacts], notices: Notices) -> dict[str, Host]:
@@ -29,25 +31,31 @@ def reconcile(endpoint: Endpoint, facts: Sequence[HostFacts], notices: Notices) 
     if not rows:  # the last one was removed a moment ago
         return {}
     by_ref = {row.ref: row for row in rows}
+    places = takeover.Places(endpoint, rows, facts, notices)
     _adopt(endpoint, by_ref, facts)
-    fresh = [_new(endpoint, rows, fact) for fact in facts if fact.ref not in by_ref]
+    fresh = [_new(endpoint, rows, places, fact) for fact in facts if fact.ref not in by_ref]
     reported = {fact.ref: fact for fact in facts}
     for row in rows:
         fact = reported.get(row.ref)
         if fact is None:
             _set_unreachable(row, NOT_REPORTED, notices)
         else:
+            _follow(row, places, fact, notices)
             _apply(row, fact, notices)
     for row in fresh:
         _apply(row, reported[row.ref], notices)
         notices.hosts[row.pk] = None
     Host.objects.bulk_create(fresh)
-    overwrite(rows, ["ref", "name", "synced_at", *_OBSERVED, *_FACTS, *_GAUGES])
-    return {row.ref: row for row in [*rows, *fresh]}
+    overwrite(rows, ["ref", "name", "synced_at", *_OBSERVED, *_FACTS, *_GAUGES, *_PLATFORM])
+    everyone = {row.ref: row for row in [*rows, *fresh]}
+    takeover.put_tags(everyone, facts, notices)
+    return everyone
 
 
 def mark_unreachable(endpoint: Endpoint, error: HypervisorError, notices: Notices) -> None:
     """The endpoint failed: its hosts are unreachable, and nothing is known of their VMs' power any more."""
+    if isinstance(error, CertificateMismatch):
+        certificates.note_offered(endpoint, error, now=notices.now)
     rows = list(Host.objects.filter(endpoint=endpoint))
     reason = (error.code[:64], error.detail or error.title, error.remedy)
     changed = [row for row in rows if _set_unreachable(row, reason, notices)]
@@ -63,44 +71,61 @@ def _adopt(endpoint: Endpoint, by_ref: dict[str, Host], facts: Sequence[HostFact
         return
     del by_ref[NOT_SEEN_REF]
     placeholder.ref = found.ref
-    if placeholder.name == placeholder_name(endpoint):
+    if placeholder.name == takeover.address_of(endpoint):
         placeholder.name = found.name[:200]
     by_ref[found.ref] = placeholder
 
 
-def placeholder_name(endpoint: Endpoint) -> str:
-    """What a host is called until it has been seen."""
-    return endpoint.uri.partition("://")[2].partition("?")[0].strip("/")[:200] or endpoint.uri[:200]
-
-
-def _new(endpoint: Endpoint, rows: Sequence[Host], fact: HostFacts) -> Host:
-    """A host that joined an endpoint goes to the cluster of those that were there, and is cordoned if they all are."""
-    example = rows[0]
+def _new(endpoint: Endpoint, rows: Sequence[Host], places: takeover.Places, fact: HostFacts) -> Host:
+    """A host that joined an endpoint; it is cordoned if those that were there all are."""
     return Host(
         endpoint=endpoint,
-        cluster_id=example.cluster_id,
+        cluster_id=places.of_new(fact),
         ref=fact.ref,
         name=fact.name[:200],
-        vnc_listen_address=example.vnc_listen_address,
+        vnc_listen_address=rows[0].vnc_listen_address,
         schedulable=any(row.schedulable for row in rows),
+        platform_cluster=fact.cluster[:200],
     )
 
 
+def _follow(row: Host, places: takeover.Places, fact: HostFacts, notices: Notices) -> None:
+    """To another cluster, where those are taken over and it went there."""
+    place, was = places.of_known(row, fact), row.platform_cluster
+    row.platform_cluster = fact.cluster[:200]
+    if place != row.cluster_id:
+        row.cluster_id = place
+        notices.event("host.changed", subject=row, data={"changed": {"platform_cluster": [was, row.platform_cluster]}})
+        notices.touch_host(row)
+        notices.hosts[row.pk] = None
+
+
 def _apply(row: Host, fact: HostFacts, notices: Notices) -> None:
-    news = {name: getattr(fact, name) for name in (*_FACTS, *_GAUGES)}
+    """A host that the management service does not reach keeps what was last known of its load."""
+    gauges = () if fact.problem else _GAUGES
+    news = {name: getattr(fact, name) for name in (*_FACTS, *gauges)}
     news["cpu_model"] = fact.cpu_model[:200]
     news["hypervisor_version"] = fact.hypervisor_version[:100]
     news["networks"], news["datastores"] = list(fact.networks), list(fact.datastores)
-    if any(getattr(row, name) != news[name] for name in _FACTS):
+    news["platform_maintenance"], news["simulator"] = fact.in_maintenance, fact.simulator
+    if any(getattr(row, name) != news[name] for name in news if name not in _GAUGES):
         notices.touch_host(row)
         notices.hosts[row.pk] = None
-    elif any(getattr(row, name) != news[name] for name in _GAUGES):
+    elif any(getattr(row, name) != news[name] for name in gauges):
         notices.touch(f"host:{row.pk}")  # load moves all the time; lists of hosts need not follow every per cent
+    if row.platform_maintenance != fact.in_maintenance:
+        kind = "host.platform_maintenance_entered" if fact.in_maintenance else "host.platform_maintenance_left"
+        notices.event(kind, subject=row, severity="notice")
     for name, value in news.items():
         setattr(row, name, value)
     row.synced_at = notices.now
-    if row.connection == Connection.UP:
-        return
+    if fact.problem:
+        _set_unreachable(row, (HostNotConnected.code, fact.problem, HostNotConnected.remedy), notices)
+    elif row.connection != Connection.UP:
+        _set_up(row, notices)
+
+
+def _set_up(row: Host, notices: Notices) -> None:
     notices.event("host.up", subject=row, from_state=row.connection, to_state=Connection.UP, severity="notice")
     if row.connection == Connection.UNREACHABLE:
         notices.back.append(row.pk)

@@ -43,6 +43,7 @@ _WRITTEN = (
     "disks",
     "has_console",
     "max_consoles",
+    "console_connections",
     "host",
     "missing_since",
     "synced_at",
@@ -211,6 +212,7 @@ def _values(fact: VmFacts) -> dict[str, Any]:
         "disks": [asdict(disk) for disk in fact.disks],
         "has_console": fact.has_console,
         "max_consoles": fact.max_consoles,
+        "console_connections": fact.console_connections,
     }
 
 

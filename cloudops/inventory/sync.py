@@ -152,7 +152,7 @@ def _apply_facts(endpoint: Endpoint, reading: Reading, *, now: datetime) -> Sync
         rows = reconcile_hosts.reconcile(locked, reading.hosts, notices)
         outcome = reconcile_vms.reconcile(locked, rows, reading.vms, read_at=now, notices=notices)
         outcome.removed = reconcile_vms.follow_up_missing(locked, notices=notices)
-        Endpoint.objects.filter(pk=locked.pk).update(synced_at=now)
+        Endpoint.objects.filter(pk=locked.pk).update(synced_at=now, offered_certificate=None)
         notices.send()
     return SyncReport(
         reachable=True,

@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 DEBOUNCE_SECONDS = 0.1
 CONFIRM_SECONDS = 2.0
 """A management service that restarts within this time was not lost."""
+HOSTS_SECONDS = 0.5
+"""A host that joins, leaves or changes its cluster is told of in several events."""
 RETRY_SECONDS = 3.0
 MOST_RETRY_SECONDS = 30.0
 """A host that could not be read is read again, ever more rarely: one that was frozen for a moment only loses no
@@ -79,6 +81,8 @@ class EndpointWatch:
             self._sync_in(0.0)
         elif event.kind is EventKind.DISCONNECTED:
             self._sync_in(CONFIRM_SECONDS)
+        elif event.kind is EventKind.HOSTS_CHANGED:
+            self._sync_in(HOSTS_SECONDS)
         else:
             with self._wake:
                 refs = self._console_refs if event.kind is EventKind.CONSOLE_CHANGED else self._vm_refs
