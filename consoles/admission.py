@@ -23,10 +23,12 @@ from cloudops.core import events
 from cloudops.core.actors import Actor, ActorKind
 from cloudops.core.errors import Refusal
 from cloudops.core.models import Event
+from cloudops.hypervisors.port import ConsoleLimitReached
 from consoles import attach
 from consoles.attach import Attached
 from consoles.errors import NotTaking, RightRefused, SecretRefused
 from consoles.models import ConsoleSession
+from consoles.refusals import platform_refusal
 
 log = structlog.get_logger(__name__)
 
@@ -106,6 +108,39 @@ def note_refusal(knock: Knock, refusal: Refusal, *, now: datetime) -> None:
         severity=Event.Severity.WARNING,
         data={"detail": refusal.detail, "origin": knock.origin[:200]},
     )
+
+
+def note_failure(session: ConsoleSession, error: Exception, *, now: datetime) -> str:
+    """The audit trail's line about a display that could not be had. Returns words for the page where the reason's own
+    do not say enough: at the platform's limit, with its numbers. ``session`` has VM, host and user joined."""
+    by = attach.actor_of_session(session)
+    if isinstance(error, ConsoleLimitReached):
+        limit = error.numbers.get("limit")
+        refusal = platform_refusal(session, limit if isinstance(limit, int) else None, now=now)
+        data = {"detail": refusal.detail, "remedy": refusal.remedy_text, **refusal.numbers}
+        events.record(
+            "console.platform_limit",
+            by=by,
+            now=now,
+            subject=session,
+            reason=error.code,
+            severity=Event.Severity.WARNING,
+            data=data,
+        )
+        return refusal.detail
+    events.record(
+        "console.display_failed",
+        by=by,
+        now=now,
+        subject=session,
+        reason=str(getattr(error, "code", "")),
+        severity=Event.Severity.WARNING,
+        data={
+            "detail": str(error)[:1000],
+            "remedy": str(getattr(error, "remedy", "") or getattr(error, "remedy_text", "")),
+        },
+    )
+    return ""
 
 
 def wrong_secrets(address: str) -> int:

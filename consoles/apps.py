@@ -7,10 +7,13 @@ class ConsolesConfig(AppConfig):
 
     def ready(self) -> None:
         from cloudops.accounts import signals as accounts
+        from cloudops.core.events import keep_inside
         from cloudops.inventory import signals as inventory
         from consoles import changes, metrics
 
         metrics.register()
+        keep_inside("console.display_failed", "console.platform_limit")
+        keep_inside("console.connection_dropped", "console.ghosts_dropped")
         accounts.rights_changed.connect(changes.on_rights_changed)
         accounts.project_use.connect(changes.on_project_use)
         inventory.vm_access_changed.connect(changes.on_vm_access_changed)

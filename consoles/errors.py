@@ -14,6 +14,10 @@ class ConsoleLimit(Conflict):
     code = "console-limit"
     title = "All console slots are taken."
     remedy = "Disconnect consoles that you do not need, ask somebody to release theirs, or try again later."
+    platform_remedy = (
+        "Disconnect a console of this VM, ask somebody to release theirs, or have a connection from outside ended; "
+        "the platform lets the VM have no more."
+    )
     project_remedy = (
         "Disconnect consoles of the project that nobody needs, ask somebody to release theirs, "
         "or ask an administrator for a larger console quota."
@@ -27,18 +31,22 @@ class ConsoleLimit(Conflict):
         limit: int,
         in_use: int,
         foreign: int,
+        by_platform: bool,
+        holders: list[dict[str, Any]],
         idle_candidates: list[dict[str, Any]],
         retry_after_seconds: int,
     ) -> None:
         super().__init__(
             _limit_words(scope, scope_name, limit, in_use, foreign),
-            remedy=self.project_remedy if scope == "project" else "",
+            remedy=self.project_remedy if scope == "project" else self.platform_remedy if by_platform else "",
             retry_after_seconds=retry_after_seconds,
             scope=scope,
             scope_name=scope_name,
             limit=limit,
             in_use=in_use,
             foreign=foreign,
+            by_platform=by_platform,
+            holders=holders,
             idle_candidates=idle_candidates,
             may_ask_release=scope != "user",
         )
@@ -150,3 +158,18 @@ class ReleaseTooOften(Refusal):
     status = 429
     title = "You have asked too often."
     remedy = "Wait as long as Retry-After says."
+
+
+class ConnectionUnnamed(Conflict):
+    code = "connection-unnamed"
+    title = "The platform does not name this connection."
+    remedy = (
+        "vSphere before 7.0.1 only counts connections. Close it where it was opened, restart the VM, or move the VM to "
+        "another host, which ends them all."
+    )
+
+
+class ConnectionStays(Conflict):
+    code = "connection-stays"
+    title = "The platform did not end the connection."
+    remedy = "Try again in a moment; if it stays, close it where it was opened."

@@ -16,22 +16,30 @@ from django.utils import timezone
 
 from cloudops.core.errors import Refusal, TransitionConflict, Unavailable
 from cloudops.core.requests import address_of_scope
-from cloudops.hypervisors.port import HypervisorError, NoConsole, Unreachable, VmNotFound, VmNotRunning
-from cloudops.inventory import endpoints
-from consoles import admission, attach, losses, origins
+from cloudops.hypervisors.port import (
+    AuthenticationFailed,
+    CertificateMismatch,
+    ConsoleLimitReached,
+    HypervisorError,
+    NoConsole,
+    NoPermission,
+    Unreachable,
+    VmNotFound,
+    VmNotRunning,
+)
+from consoles import admission, attach, displays, losses, origins
 from consoles.admission import Knock
 from consoles.attach import Attached
 from consoles.errors import ConsoleLimit, NotTaking, OriginRefused, TurnedAway
 from consoles.lease import DATABASE_TROUBLE, LeaseKeeper, keeper
 from consoles.reasons import ClosedReason, Refused
-from consoles.relay import UpstreamError, open_upstream, refuse, serve_console
+from consoles.relay import UpstreamError, refuse, serve_console
 from consoles.sockets import Socket
 
 log = structlog.get_logger(__name__)
 
 ADMIT_SECONDS: Final = 8.0
 NOTE_SECONDS: Final = 4.0
-UPSTREAM_SECONDS: Final = 10.0
 SECRET_PROTOCOL: Final = "cloudops.secret."  # noqa: S105 - a subprotocol's prefix
 RESUME_PROTOCOL: Final = "cloudops.resume."
 
@@ -124,9 +132,7 @@ async def _carry(socket: Socket, lease: LeaseKeeper, scope: Any, receive: Any, s
     vm = attached.vm
     upstream = None
     try:
-        found = await endpoints.acall(attached.host.endpoint, "console", lambda driver: driver.console(vm.ref))
-        socket.endpoint = endpoints.reachable(found, attached.host)
-        upstream = await open_upstream(socket.endpoint, UPSTREAM_SECONDS)
+        upstream = await displays.open_display(socket, lease)
         if socket.console.outcome is None:
             visit = partial(
                 attach.activate, session=attached.session, relay_address=upstream.local_address, now=timezone.now()
@@ -134,7 +140,10 @@ async def _carry(socket: Socket, lease: LeaseKeeper, scope: Any, receive: Any, s
             await lease.threads.run(visit, timeout_seconds=NOTE_SECONDS)
     except (UpstreamError, HypervisorError, Unavailable) as error:
         log.warning("console_display_failed", session=str(socket.session_id), vm=vm.name, error=str(error))
-        socket.close(*await losses.failed(attached, reason_of(error)))
+        reason, words = await losses.failed(attached, reason_of(error))
+        if reason is not ClosedReason.VM_MOVED:
+            words = await _note_failure(lease, attached, error)
+        socket.close(reason, words)
     except TransitionConflict:  # ended, let go or taken over meanwhile
         socket.close(await losses.overtaken(attached))
     except DATABASE_TROUBLE:
@@ -147,9 +156,19 @@ async def _carry(socket: Socket, lease: LeaseKeeper, scope: Any, receive: Any, s
         await serve_console(scope, receive, send, console=socket.console, upstream=upstream)
     elif (outcome := socket.console.outcome) is not None:
         moves = outcome.reason is ClosedReason.VM_MOVED
-        text = outcome.detail if moves else outcome.reason.text
         # With the first message the page learns how to come back, although it has seen no picture yet.
-        await refuse(scope, receive, send, outcome.reason.ws_code, text, first=socket.hello() if moves else None)
+        first = socket.hello() if moves else None
+        await refuse(scope, receive, send, outcome.reason.ws_code, outcome.detail, first=first)
+
+
+async def _note_failure(lease: LeaseKeeper, attached: Attached, error: Exception) -> str:
+    """The audit trail's line, and words for the page if there are better ones than the reason's own."""
+    note = partial(admission.note_failure, attached.session, error, now=timezone.now())
+    try:
+        return await lease.threads.run(note, timeout_seconds=NOTE_SECONDS)
+    except DATABASE_TROUBLE as trouble:
+        log.warning("console_failure_not_recorded", error=str(trouble))
+        return ""
 
 
 def reason_of(error: Exception) -> ClosedReason:
@@ -160,4 +179,8 @@ def reason_of(error: Exception) -> ClosedReason:
         return ClosedReason.VM_STOPPED
     if isinstance(error, NoConsole):
         return ClosedReason.GUEST_REFUSED
+    if isinstance(error, ConsoleLimitReached):
+        return ClosedReason.PLATFORM_LIMIT
+    if isinstance(error, (AuthenticationFailed, CertificateMismatch, NoPermission)):
+        return ClosedReason.MANAGEMENT_REFUSED
     return ClosedReason.HOST_LOST if isinstance(error, Unreachable) else ClosedReason.GUEST_UNREACHABLE

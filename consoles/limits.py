@@ -26,6 +26,17 @@ FOREIGN_INTERVALS: Final = 3
 """A foreign connection counts until it was not confirmed for this many cleanup intervals."""
 
 
+class Counts(NamedTuple):
+    """Slot holders, in the order of :class:`Usage`'s fields."""
+
+    active: int
+    idle: int
+    pending: int
+
+
+NONE: Final = Counts(0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Slots of a host, VM, user or project. ``active`` are consoles that are open or opening; ``idle`` are part of
@@ -38,6 +49,8 @@ class Usage:
     pending: int = 0
     foreign: int = 0
     count_foreign: bool = True
+    by_platform: bool = False
+    """Whether the limit is the platform's own."""
 
     @property
     def in_use(self) -> int:
@@ -63,10 +76,13 @@ def host_limit(host: Host, settings: RuntimeSettings) -> int:
     return host.console_limit_override or settings.console_host_limit
 
 
-def vm_limit(vm: Vm, settings: RuntimeSettings) -> int:
-    """The lower of the platform's limit and the installation's."""
-    own = settings.console_vm_limit
-    return own if vm.max_consoles is None else min(vm.max_consoles, own)
+def vm_usage(max_consoles: int | None, settings: RuntimeSettings, counts: Counts = NONE, foreign: int = 0) -> Usage:
+    """Slots of a VM under the lower of two limits: the installation's, and the platform's own (``Vm.max_consoles``),
+    which foreign connections really take, whatever the setting says about counting them."""
+    own, counted = settings.console_vm_limit, settings.console_count_foreign
+    if max_consoles is not None and max_consoles - foreign <= own - (foreign if counted else 0):
+        return Usage("vm", max_consoles, *counts, foreign, by_platform=True)
+    return Usage("vm", own, *counts, foreign, counted)
 
 
 def fresh_foreign(settings: RuntimeSettings, now: datetime) -> QuerySet[ForeignConnection]:
@@ -116,52 +132,35 @@ def usage_by_host(
     """Slots of many hosts (None: all) in four queries. ``idle_seconds``: what counts as idle; default the warning's."""
     hosts = Host.objects.all() if host_ids is None else Host.objects.filter(pk__in=list(host_ids))
     settings = runtime.current()
-    own = hosts.order_by().values_list("pk", "console_limit_override")
-    limits = {pk: limit or settings.console_host_limit for pk, limit in own}
-    return _usage("host", limits, settings, now, idle_seconds, everything=host_ids is None)
+    own = dict(hosts.order_by().values_list("pk", "console_limit_override"))
+    rows, foreign = _in_use("host", None if host_ids is None else list(own), settings, now, idle_seconds)
+    counted = settings.console_count_foreign
+    return {
+        pk: Usage("host", limit or settings.console_host_limit, *rows.get(pk, NONE), foreign.get(pk, 0), counted)
+        for pk, limit in own.items()
+    }
 
 
 def usage_by_vm(vm_ids: Iterable[UUID], *, now: datetime, idle_seconds: float | None = None) -> dict[UUID, Usage]:
     """Slots of many VMs in four queries."""
     settings = runtime.current()
-    vms = Vm.objects.filter(pk__in=list(vm_ids)).only("max_consoles").order_by()
-    limits = {row.pk: vm_limit(row, settings) for row in vms}
-    return _usage("vm", limits, settings, now, idle_seconds, everything=False)
+    own = dict(Vm.objects.filter(pk__in=list(vm_ids)).order_by().values_list("pk", "max_consoles"))
+    rows, foreign = _in_use("vm", list(own), settings, now, idle_seconds)
+    return {pk: vm_usage(limit, settings, rows.get(pk, NONE), foreign.get(pk, 0)) for pk, limit in own.items()}
 
 
-def _usage(
-    scope: str,
-    limits: dict[UUID, int],
-    settings: RuntimeSettings,
-    now: datetime,
-    idle_seconds: float | None,
-    *,
-    everything: bool,
-) -> dict[UUID, Usage]:
-    only = {} if everything else {f"{scope}_id__in": list(limits)}
+def _in_use(
+    scope: str, ids: list[UUID] | None, settings: RuntimeSettings, now: datetime, idle_seconds: float | None
+) -> tuple[dict[Any, Counts], dict[Any, int]]:
+    """Slot holders and foreign connections of hosts or VMs (None: all)."""
+    only = {} if ids is None else {f"{scope}_id__in": ids}
     rows = _sessions(f"{scope}_id", only, now, _idle_after(settings, idle_seconds))
-    foreign = dict(
-        fresh_foreign(settings, now).filter(**only).order_by().values_list(f"{scope}_id").annotate(n=Count("pk"))
-    )
-    counted = settings.console_count_foreign
-    return {
-        key: Usage(scope, limit, *rows.get(key, NONE), foreign.get(key, 0), counted) for key, limit in limits.items()
-    }
+    found = fresh_foreign(settings, now).filter(**only).order_by().values_list(f"{scope}_id")
+    return rows, dict(found.annotate(n=Count("pk")))
 
 
 def _idle_after(settings: RuntimeSettings, idle_seconds: float | None) -> float:
     return settings.console_idle_warning_seconds if idle_seconds is None else idle_seconds
-
-
-class Counts(NamedTuple):
-    """Slot holders, in the order of :class:`Usage`'s fields."""
-
-    active: int
-    idle: int
-    pending: int
-
-
-NONE: Final = Counts(0, 0, 0)
 
 
 def _sessions(key: str, only: dict[str, Any], now: datetime, idle_after: float) -> dict[Any, Counts]:
@@ -211,15 +210,14 @@ def take(*, host_id: UUID, vm_id: UUID, user_id: int, now: datetime, besides: Co
     settings = runtime.current()
     scopes = {"host": Q(host_id=host_id), "vm": Q(vm_id=vm_id), "user": Q(user_id=user_id)}
     counts = _count(scopes, now, besides)
-    foreign = {"host": 0, "vm": 0}
-    if settings.console_count_foreign:
-        near = fresh_foreign(settings, now).filter(host_id=host_id)
-        foreign = near.aggregate(host=Count("pk"), vm=Count("pk", filter=Q(vm_id=vm_id)))
-    limits = {"host": host_limit(host, settings), "vm": vm_limit(vm, settings), "user": settings.console_user_limit}
-    usages = [
-        Usage(scope, limits[scope], counts[f"{scope}_active"], 0, counts[f"{scope}_pending"], foreign.get(scope, 0))
-        for scope in scopes
-    ]
+    held = {scope: Counts(counts[f"{scope}_active"], 0, counts[f"{scope}_pending"]) for scope in scopes}
+    near = fresh_foreign(settings, now).filter(host_id=host_id)
+    foreign = near.aggregate(host=Count("pk"), vm=Count("pk", filter=Q(vm_id=vm_id)))
+    usages = (
+        Usage("host", host_limit(host, settings), *held["host"], foreign["host"], settings.console_count_foreign),
+        vm_usage(vm.max_consoles, settings, held["vm"], foreign["vm"]),
+        Usage("user", settings.console_user_limit, *held["user"]),
+    )
     return Taken(host, vm, settings, (*usages, *_of_project(vm, now, besides)))
 
 

@@ -55,6 +55,9 @@ async def why(attached: Attached) -> tuple[ClosedReason, str]:
         where = await _follow(attached, UNKNOWN_SECONDS, unknown=True)
     except TimeoutError:
         reason = ClosedReason.HOST_LOST
+    if reason is ClosedReason.VM_MOVED:
+        # Somebody else moved it: come after it once the inventory knows, or that would let go of it a second time.
+        where = await _follow(attached, UNKNOWN_SECONDS, unknown=True)
     if not where.moved_to and reason in {ClosedReason.VM_STOPPED, ClosedReason.HOST_LOST}:
         where = await _look(attached)
     if words := _words(attached, where):

@@ -1,4 +1,4 @@
-"""Console sessions, requests to release one, and connections that were not made through CloudOps."""
+"""Console sessions, requests to release one, and the display connections that a platform has: ours and foreign ones."""
 
 from __future__ import annotations
 
@@ -210,12 +210,57 @@ class ReleaseRequest(models.Model):
         return f"{self.requested_by} asks for {self.session}"
 
 
+class OwnConnection(models.Model):
+    """A display connection of ours under the platform's name for it, where our address does not tell (vSphere).
+
+    It outlives its session: what is still there when the session is over, or has another socket, is a ghost. The row
+    goes when the platform does not have the connection any more, so that a name that is used again is not taken for it.
+    """
+
+    vm = models.ForeignKey(Vm, on_delete=models.CASCADE, related_name="own_connections")
+    label = models.CharField(max_length=255)
+    session = models.ForeignKey(
+        ConsoleSession, null=True, blank=True, on_delete=models.SET_NULL, related_name="own_connections"
+    )
+    attachment = models.PositiveIntegerField(help_text="Which of its session's sockets it belongs to.")
+    learned_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["learned_at", "id"]
+        constraints = [models.UniqueConstraint(fields=["vm", "label"], name="own_connection_once")]
+
+    def __str__(self) -> str:
+        return f"{self.label} on {self.vm.name}"
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether its console is open on this very connection. Needs ``session__process`` joined."""
+        session = self.session
+        return session is not None and session.attachment == self.attachment and session.is_attached(now)
+
+
+class ConnectTurn(models.Model):
+    """Whose turn it is to connect to a VM: one after the other, so that each sees which connection is its own."""
+
+    vm = models.OneToOneField(Vm, primary_key=True, on_delete=models.CASCADE, related_name="+")
+    holder = models.UUIDField()
+    until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.holder} until {self.until:%H:%M:%S}"
+
+
 class ForeignConnection(models.Model):
-    """A display connection that the platform has and CloudOps did not make (virt-viewer, somebody's vSphere Client)."""
+    """A display connection that takes a slot and is no console of ours: somebody's virt-viewer or vSphere Client, or a
+    ghost, which belonged to a console that is over and could not be dropped."""
 
     vm = models.ForeignKey(Vm, on_delete=models.CASCADE, related_name="foreign_connections")
     host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="foreign_connections")
     label = models.CharField(max_length=255)
+    is_named = models.BooleanField(
+        default=True, help_text="False: the platform only counts its connections, and none can be ended alone."
+    )
+    is_ghost = models.BooleanField(default=False, help_text="It belonged to a console that is over.")
+    user_name = models.CharField(max_length=255, blank=True, help_text="Who opened it, as the platform says.")
     client_host = models.CharField(max_length=255, blank=True)
     client_port = models.PositiveIntegerField(null=True, blank=True)
     first_seen_at = models.DateTimeField()
@@ -228,3 +273,10 @@ class ForeignConnection(models.Model):
 
     def __str__(self) -> str:
         return f"{self.label} on {self.vm.name}"
+
+    @property
+    def words(self) -> str:
+        """Who it is, as far as the platform tells."""
+        if not self.is_named:
+            return "not named by the platform"
+        return " at ".join(part for part in (self.user_name, self.client_host) if part) or self.label

@@ -223,7 +223,7 @@ def _hosts(clusters: Mapping[UUID, Cluster]) -> Iterator[Host]:
         "id", "cluster_id", "name", "schedulable", "connection", "connection_changed_at",
         "error_detail", "error_remedy", "cpu_threads", "cpu_percent", "cpu_threads_override",
         "memory_mib", "memory_free_mib", "memory_mib_override", "management_address",
-        "endpoint__kind", "endpoint__uri",
+        "simulator", "platform_maintenance", "endpoint__kind", "endpoint__uri",
     )  # fmt: skip
     for host in Host.objects.select_related("endpoint").only(*shown):
         if host.cluster_id in clusters:

@@ -36,6 +36,10 @@ class ClosedReason(enum.StrEnum):
     GUEST_CLOSED = "guest_closed"
     GUEST_UNREACHABLE = "guest_unreachable"
     GUEST_REFUSED = "guest_refused"
+    GUEST_CERTIFICATE = "guest_certificate"
+    TICKET_REFUSED = "ticket_refused"
+    PLATFORM_LIMIT = "platform_limit"
+    MANAGEMENT_REFUSED = "management_refused"
     PROTOCOL_ERROR = "protocol_error"
 
     @property
@@ -70,6 +74,12 @@ _TABLE: dict[ClosedReason, _Reason] = {
     ClosedReason.GUEST_CLOSED: _Reason(4433, True, "The VM's display closed the connection."),
     ClosedReason.GUEST_UNREACHABLE: _Reason(4434, False, "The VM's display cannot be reached."),
     ClosedReason.GUEST_REFUSED: _Reason(4435, False, "The VM's display refused the connection."),
+    ClosedReason.GUEST_CERTIFICATE: _Reason(4436, False, "The host shows another certificate than expected."),
+    ClosedReason.TICKET_REFUSED: _Reason(4437, False, "The host did not take the ticket for this console."),
+    ClosedReason.PLATFORM_LIMIT: _Reason(4438, False, "The platform lets no more consoles be open on this VM."),
+    ClosedReason.MANAGEMENT_REFUSED: _Reason(
+        4439, False, "The host's management service refuses CloudOps. An administrator has to look at it."
+    ),
     ClosedReason.PROTOCOL_ERROR: _Reason(4402, False, "The browser sent something that is not RFB."),
 }
 

@@ -1,35 +1,47 @@
 """Compares sessions with the display connections that a platform really has.
 
 Connections that CloudOps did not make are recorded and counted; one of our own whose session is over (a ghost, for
-example half-open after a server died) is dropped where the platform can. A host that does not answer is left as it is.
+example half-open after a server died) is dropped where the platform can. A platform that only counts its connections
+(vSphere before 7.0.1) tells how many are not ours. A host that does not answer is left as it is.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
+from typing import Final, TypeVar
+from uuid import UUID
 
 import structlog
 from django.db import transaction
+from django.db.models import F
 
 from cloudops.core import events, live
 from cloudops.core.actors import system
 from cloudops.core.errors import Unavailable
-from cloudops.hypervisors.port import ConsoleConnection, HypervisorError, NotSupported, PowerState, Unreachable
+from cloudops.hypervisors.port import (
+    ConsoleConnection,
+    Hypervisor,
+    HypervisorError,
+    NotSupported,
+    PowerState,
+    Unreachable,
+)
 from cloudops.inventory import endpoints
 from cloudops.inventory.models import Endpoint, Vm
-from consoles.models import ATTACHED, ConsoleSession, ForeignConnection, Status
+from consoles import connections
+from consoles.connections import GHOST_SECONDS
+from consoles.models import ATTACHED, ConsoleSession, ForeignConnection, OwnConnection, Status
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 BUDGET_SECONDS: Final = 60.0
 CALL_SECONDS: Final = 5.0
-GHOST_SECONDS: Final = 15
-"""A session over for less long may have its connection still closing."""
+INVENTORY_SECONDS: Final = 20.0
 RECONCILER: Final = system("reconciler")
 
 
@@ -45,24 +57,54 @@ class Reconciled:
 
 
 @dataclass(frozen=True, slots=True)
-class Sorted:
-    """A VM's connections: how many are ours, whose session is over, and whose are not ours at all."""
+class _Round:
+    """One look at some VMs. ``besides``: a session that is just connecting and knows so; ``grace_seconds``: how long a
+    session that just ended is given to close its connection."""
 
-    ghosts: list[ConsoleConnection]
-    foreign: list[ConsoleConnection]
+    endpoint: Endpoint
+    now: datetime
+    result: Reconciled
+    besides: UUID | None
+    grace_seconds: float
+
+    def call(self, name: str, function: Callable[[Hypervisor], T], timeout_seconds: float) -> T:
+        return endpoints.call(self.endpoint, name, function, timeout_seconds)
 
 
 def reconcile_endpoint(*, endpoint: Endpoint, now: datetime) -> Reconciled:
     """Every running VM of one management endpoint, within a minute; blocking. A large endpoint is sampled at random,
-    so that each VM has its turn."""
+    so that each VM has its turn; where the platform counts connections, only VMs that have some are asked."""
     vms = list(Vm.objects.filter(host__endpoint=endpoint, power_state=PowerState.RUNNING, missing_since__isnull=True))
     random.shuffle(vms)
-    return reconcile_vms(endpoint=endpoint, vms=vms, now=now)
+    return reconcile_vms(endpoint=endpoint, vms=_worth_asking(endpoint, vms), now=now)
 
 
-def reconcile_vms(*, endpoint: Endpoint, vms: Sequence[Vm], now: datetime) -> Reconciled:
+def _worth_asking(endpoint: Endpoint, vms: list[Vm]) -> list[Vm]:
+    """Without those that have no connection, as far as the platform tells that for all at once."""
+    if not vms or not any(vm.max_consoles for vm in vms):
+        return vms  # no limit of its own: it does not count either
+    try:
+        facts = endpoints.call(endpoint, "vms", lambda driver: driver.vms(), INVENTORY_SECONDS)
+    except (HypervisorError, Unavailable):
+        return vms  # the first of them will tell
+    quiet = {one.ref for one in facts if one.console_connections == 0}
+    noted = ForeignConnection.objects.filter(vm__host__endpoint=endpoint).order_by().values_list("vm_id", flat=True)
+    ours = OwnConnection.objects.filter(vm__host__endpoint=endpoint).order_by().values_list("vm_id", flat=True)
+    known = {*noted, *ours}
+    return [vm for vm in vms if vm.ref not in quiet or vm.pk in known]
+
+
+def reconcile_vms(
+    *,
+    endpoint: Endpoint,
+    vms: Sequence[Vm],
+    now: datetime,
+    besides: UUID | None = None,
+    grace_seconds: float = GHOST_SECONDS,
+) -> Reconciled:
     """These VMs of one endpoint. Stops at the first sign that the host does not answer."""
     result = Reconciled()
+    look = _Round(endpoint, now, result, besides, grace_seconds)
     give_up = time.monotonic() + BUDGET_SECONDS
     for index, vm in enumerate(vms):
         left = give_up - time.monotonic()
@@ -71,7 +113,7 @@ def reconcile_vms(*, endpoint: Endpoint, vms: Sequence[Vm], now: datetime) -> Re
             result.unreachable = f"{len(vms) - index} VMs were not asked within {BUDGET_SECONDS:g} s."
             break
         try:
-            _reconcile(endpoint, vm, min(CALL_SECONDS, left), now, result)
+            _reconcile(look, vm, min(CALL_SECONDS, left))
         except NotSupported:
             return result
         except (Unreachable, Unavailable) as error:
@@ -88,101 +130,121 @@ def reconcile_vms(*, endpoint: Endpoint, vms: Sequence[Vm], now: datetime) -> Re
     return result
 
 
-def _reconcile(endpoint: Endpoint, vm: Vm, timeout_seconds: float, now: datetime, result: Reconciled) -> None:
-    found = endpoints.call(endpoint, "connections", lambda driver: driver.connections(vm.ref), timeout_seconds)
+def vms_with_ghosts(*, now: datetime) -> list[UUID]:
+    """VMs that have a connection of ours under a name, whose console is over or has another connection by now."""
+    live_ones = OwnConnection.objects.filter(
+        session__status__in=ATTACHED, session__process__lease_until__gt=now, attachment=F("session__attachment")
+    )
+    over = OwnConnection.objects.exclude(pk__in=live_ones.order_by().values("pk"))
+    return list(over.order_by().values_list("vm_id", flat=True).distinct())
+
+
+def _reconcile(look: _Round, vm: Vm, timeout_seconds: float) -> None:
+    counted = None
+    try:
+        found = list(look.call("connections", lambda driver: driver.connections(vm.ref), timeout_seconds))
+    except NotSupported:
+        found, counted = [], look.call("vm", lambda driver: driver.vm(vm.ref), timeout_seconds).console_connections
+        if counted is None:
+            raise
     sessions = list(ConsoleSession.objects.filter(vm=vm).select_related("process"))
-    result.vms += 1
-    if any(session.status == Status.CONNECTING and session.is_attached(now) for session in sessions):
-        result.skipped += 1  # one of ours is just coming, and cannot be told from a foreign one yet
+    look.result.vms += 1
+    # One of ours that is just coming cannot be told from a foreign one yet; a ghost with a name can.
+    is_coming = any(
+        row.status == Status.CONNECTING and row.is_attached(look.now) and row.pk != look.besides for row in sessions
+    )
+    if counted is not None:
+        if is_coming:
+            look.result.skipped += 1
+        else:
+            _note_count(look, vm, counted, sessions)
         return
-    parts = sort(found, sessions, now)
-    dropped = _drop(endpoint, vm, parts.ghosts, timeout_seconds)
-    result.ghosts_dropped += len(dropped)
-    left = [ghost for ghost in parts.ghosts if ghost.label not in dropped]
-    result.foreign += len(parts.foreign) + len(left)
+    own = list(OwnConnection.objects.filter(vm=vm).select_related("session__process"))
+    sessions = [row for row in sessions if row.pk != look.besides]
+    parts = connections.sort(found, sessions, look.now, own=own, grace_seconds=look.grace_seconds)
+    names = {one.label for one in own}
+    ghosts = [ghost for ghost in parts.ghosts if not is_coming or ghost.label in names]
+    dropped = _drop(look, vm, ghosts, timeout_seconds)
     with transaction.atomic():
         if dropped:
             events.record(
-                "console.ghosts_dropped", by=RECONCILER, now=now, subject=vm, data={"connections": sorted(dropped)}
+                "console.ghosts_dropped", by=RECONCILER, now=look.now, subject=vm, data={"connections": sorted(dropped)}
             )
-        _record(vm, [*parts.foreign, *left], now)
+        gone = {one.pk for one in parts.gone} | {one.pk for one in own if one.label in dropped}
+        OwnConnection.objects.filter(pk__in=gone).delete()
+        if not is_coming:
+            _record(vm, _rows([one for one in ghosts if one.label not in dropped], parts.foreign), look)
+    look.result.ghosts_dropped += len(dropped)
+    look.result.skipped += is_coming
 
 
-def sort(found: Iterable[ConsoleConnection], sessions: Iterable[ConsoleSession], now: datetime) -> Sorted:
-    """Tells ours from ghosts and from foreign ones.
-
-    Ours is known by our own end's address and port. A passed descriptor has no address: as many of those are ours as
-    we have open without one. A connection of a session that is over, for a moment at least, is a ghost.
-    """
-    rows = list(sessions)
-    open_now = [row for row in rows if row.status in ATTACHED and row.is_attached(now)]
-    ours = {(row.relay_host, row.relay_port) for row in open_now if row.relay_port}
-    nameless = sum(1 for row in open_now if not row.relay_port)
-    over = {(row.relay_host, row.relay_port) for row in rows if row.relay_port and _is_over(row, now)} - ours
-    known = {(row.relay_host, row.relay_port) for row in rows if row.relay_port}
-    ghosts, foreign = [], []
-    for connection in found:
-        address = (connection.client_host, connection.client_port)
-        if connection.family == "unix":
-            if nameless:
-                nameless -= 1
-            else:
-                foreign.append(connection)
-        elif address in over:
-            ghosts.append(connection)
-        elif address not in known:
-            foreign.append(connection)
-    return Sorted(ghosts, foreign)
-
-
-def _is_over(session: ConsoleSession, now: datetime) -> bool:
-    """Ended, dropped or lapsed long enough ago for its connection to be gone by itself."""
-    before = now - timedelta(seconds=GHOST_SECONDS)
-    if session.status == Status.CLOSED:
-        return session.ended_at is not None and session.ended_at < before
-    if session.status in ATTACHED:
-        return session.process is None or session.process.lease_until < before
-    return session.status == Status.DETACHED and session.resume_until is not None and session.resume_until < now
-
-
-def _drop(endpoint: Endpoint, vm: Vm, ghosts: list[ConsoleConnection], timeout_seconds: float) -> set[str]:
+def _drop(look: _Round, vm: Vm, ghosts: list[ConsoleConnection], timeout_seconds: float) -> set[str]:
     if not ghosts:
         return set()
     labels = [ghost.label for ghost in ghosts]
     try:
         return set(
-            endpoints.call(
-                endpoint, "drop_connections", lambda driver: driver.drop_connections(vm.ref, labels), timeout_seconds
-            )
+            look.call("drop_connections", lambda driver: driver.drop_connections(vm.ref, labels), timeout_seconds)
         )
     except NotSupported:
         return set()
 
 
-def _record(vm: Vm, foreign: list[ConsoleConnection], now: datetime) -> None:
-    rows = ForeignConnection.objects.filter(vm=vm)
-    before = set(rows.values_list("label", flat=True))
-    present = {connection.label[:255]: connection for connection in foreign}
-    for label, connection in present.items():
-        ForeignConnection.objects.update_or_create(
-            vm=vm,
-            label=label,
-            defaults={
-                "host_id": vm.host_id,
-                "client_host": connection.client_host[:255],
-                "client_port": connection.client_port or None,
-                "last_seen_at": now,
-            },
-            create_defaults={
-                "host_id": vm.host_id,
-                "client_host": connection.client_host[:255],
-                "client_port": connection.client_port or None,
-                "first_seen_at": now,
-                "last_seen_at": now,
-            },
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A row for :class:`ForeignConnection`."""
+
+    label: str
+    is_named: bool = True
+    is_ghost: bool = False
+    user_name: str = ""
+    client_host: str = ""
+    client_port: int | None = None
+
+
+def _rows(ghosts: Iterable[ConsoleConnection], foreign: Iterable[ConsoleConnection]) -> list[_Seen]:
+    """Ghosts that could not be dropped take slots as foreign ones do."""
+    both = [(ghost, True) for ghost in ghosts] + [(one, False) for one in foreign]
+    return [
+        _Seen(
+            label=one.label[:255],
+            is_ghost=is_ghost,
+            user_name=one.user_name[:255],
+            client_host=one.client_host[:255],
+            client_port=one.client_port or None,
         )
-    gone = before - set(present)
+        for one, is_ghost in both
+    ]
+
+
+def _note_count(look: _Round, vm: Vm, counted: int, sessions: Iterable[ConsoleSession]) -> None:
+    """What the platform counts beyond our open consoles is foreign, or a ghost; nothing tells which, or ends one."""
+    ours = sum(1 for row in sessions if row.is_attached(look.now) and row.pk != look.besides)
+    rows = [_Seen(label=f"unnamed {number}", is_named=False) for number in range(1, counted - ours + 1)]
+    with transaction.atomic():
+        _record(vm, rows, look)
+
+
+def _record(vm: Vm, seen: Sequence[_Seen], look: _Round) -> None:
+    look.result.foreign += len(seen)
+    rows = ForeignConnection.objects.filter(vm=vm)
+    before = set(rows.values_list("label", "is_ghost"))
+    for one in seen:
+        values = {
+            "host_id": vm.host_id,
+            "is_named": one.is_named,
+            "is_ghost": one.is_ghost,
+            "user_name": one.user_name,
+            "client_host": one.client_host,
+            "client_port": one.client_port,
+            "last_seen_at": look.now,
+        }
+        ForeignConnection.objects.update_or_create(
+            vm=vm, label=one.label, defaults=values, create_defaults={**values, "first_seen_at": look.now}
+        )
+    present = {(one.label, one.is_ghost) for one in seen}
+    gone = {label for label, _ in before} - {label for label, _ in present}
     if gone:
         rows.filter(label__in=gone).delete()
-    if before != set(present):
+    if before != present:
         live.publish("consoles", "hosts", f"host:{vm.host_id}", f"vm:{vm.pk}")

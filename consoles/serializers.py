@@ -151,6 +151,7 @@ class UsageSerializer(serializers.Serializer[Any]):
     pending = serializers.IntegerField(help_text="Links that wait to be opened.")
     foreign = serializers.IntegerField(help_text="Connections that were not made through CloudOps.")
     count_foreign = serializers.BooleanField(help_text="Whether those count against the limit.")
+    by_platform = serializers.BooleanField(help_text="Whether the limit is the platform's own (vSphere, per VM).")
 
 
 class _Consoles(serializers.ModelSerializer[Any]):
@@ -207,7 +208,19 @@ class ForeignConnectionSerializer(Shown):
 
     class Meta:
         model = ForeignConnection
-        fields = ["id", "vm", "host", "label", "client_host", "client_port", "first_seen_at", "last_seen_at"]
+        fields = [
+            "id",
+            "vm",
+            "host",
+            "label",
+            "is_named",
+            "is_ghost",
+            "user_name",
+            "client_host",
+            "client_port",
+            "first_seen_at",
+            "last_seen_at",
+        ]
 
 
 class ReleaseBody(Body):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -32,7 +32,15 @@ from consoles.reasons import ClosedReason
 from consoles.refusals import limit_refusal
 
 CLOSE_BATCH: Final = 500
-MAY_PASS: Final = frozenset({ClosedReason.HOST_LOST, ClosedReason.GUEST_UNREACHABLE, ClosedReason.GUEST_REFUSED})
+MAY_PASS: Final = frozenset(
+    {
+        ClosedReason.HOST_LOST,
+        ClosedReason.GUEST_UNREACHABLE,
+        ClosedReason.GUEST_REFUSED,
+        ClosedReason.TICKET_REFUSED,
+        ClosedReason.PLATFORM_LIMIT,
+    }
+)
 """Why a display cannot be had for a moment, for example while its host is busy with the VMs that come to it: a console
 that comes back may try again as long as its time lasts."""
 
@@ -107,7 +115,7 @@ def _take_and_create(
     )
     live.publish(*topics(session))
     host = taken.usages[0]
-    return session, Usage("host", host.limit, host.active, 0, host.pending + 1, host.foreign)
+    return session, replace(host, pending=host.pending + 1)
 
 
 def take_slots(*, vm: Vm, user: User, now: datetime, besides: ConsoleSession | None = None) -> limits.Taken:

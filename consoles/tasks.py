@@ -16,12 +16,16 @@ from consoles import reaper, reconcile
 REAPER_TICK: Final = "console-reaper"
 RECONCILE_TICK: Final = "console-reconcile"
 EXPIRES_SECONDS: Final = 60
+GHOSTS_EXPIRE_SECONDS: Final = 5
 
 
 @shared_task(time_limit=300, soft_time_limit=280)
 def reap() -> None:
-    """Asked every few seconds, works once per cleanup interval; then one task per endpoint reconciles."""
+    """Asked every few seconds, works once per cleanup interval; then one task per endpoint reconciles. Connections that
+    are known to be ghosts do not wait for that: they take somebody's slot on the platform."""
     now = timezone.now()
+    if ghosts := reconcile.vms_with_ghosts(now=now):
+        reconcile_vms.apply_async(([str(vm_id) for vm_id in ghosts],), expires=GHOSTS_EXPIRE_SECONDS)
     interval = runtime.current().console_cleanup_interval_seconds
     if not claim_tick(REAPER_TICK, interval_seconds=interval, now=now):
         return

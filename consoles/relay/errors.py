@@ -71,3 +71,20 @@ class UpstreamTlsError(UpstreamError):
         "be valid now and, with a CA, name the address that is used."
     )
     closed_reason = ClosedReason.GUEST_REFUSED
+
+
+class UpstreamCertificateChanged(UpstreamTlsError):
+    code = "console-certificate"
+    title = "The host's certificate is not the one that is expected there."
+    remedy = (
+        "Nothing was sent to it. Compare the host's certificate with what the detail says. If it was renewed, let the "
+        "management service learn it (vSphere: reconnect the host) or pin its SHA-256; if not, find out who answers."
+    )
+    closed_reason = ClosedReason.GUEST_CERTIFICATE
+
+
+class UpstreamTicketRefused(UpstreamRefused):
+    code = "console-ticket"
+    title = "The host did not take the ticket for this console."
+    remedy = "Open the console again: a ticket is good for one connection and for a short time only."
+    closed_reason = ClosedReason.TICKET_REFUSED

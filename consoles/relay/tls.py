@@ -7,41 +7,66 @@ import hashlib
 import hmac
 import ssl
 from dataclasses import dataclass
+from typing import Final
 
 from cloudops.hypervisors.port import ConsoleEndpoint
-from consoles.relay.errors import UpstreamTlsError
+from consoles.relay.errors import UpstreamCertificateChanged, UpstreamTlsError
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The fingerprint that a certificate must have: ``algorithm`` as hashlib names it, ``digits`` in lower case."""
+
+    algorithm: str
+    digits: str
+
+    @classmethod
+    def read(cls, algorithm: str, text: str) -> Pin | None:
+        """From hexadecimal digits with or without colons; None for an empty text. Raises :class:`UpstreamTlsError`."""
+        digits = text.replace(":", "").replace(" ", "").lower()
+        if not digits:
+            return None
+        size = 2 * hashlib.new(algorithm).digest_size
+        if len(digits) != size or not set(digits) <= set("0123456789abcdef"):
+            raise UpstreamTlsError(f"The pinned {_NAMES[algorithm]} is not {size} hexadecimal digits.")
+        return cls(algorithm, digits)
+
+    def check(self, certificate: bytes) -> None:
+        """Compares with a certificate (DER). Raises :class:`UpstreamCertificateChanged`."""
+        found = hashlib.new(self.algorithm, certificate).hexdigest()
+        if not hmac.compare_digest(found, self.digits):
+            raise UpstreamCertificateChanged(
+                f"The certificate's {_NAMES[self.algorithm]} is {found}, pinned is {self.digits}.",
+                numbers={f"found_{self.algorithm}": found, f"pinned_{self.algorithm}": self.digits},
+            )
+
+
+_NAMES: Final = {"sha256": "SHA-256", "sha1": "SHA-1"}
 
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """How to make one TLS line. ``pin_sha256``: 64 hexadecimal digits, or empty."""
+    """How to make one TLS line."""
 
     context: ssl.SSLContext
     server_hostname: str
-    pin_sha256: str = ""
+    pin: Pin | None = None
 
     def check(self, ssl_object: ssl.SSLObject | None) -> None:
-        """Compares the certificate with the pin. Raises :class:`UpstreamTlsError`."""
-        if not self.pin_sha256:
-            return
-        certificate = ssl_object.getpeercert(binary_form=True) if ssl_object is not None else None
-        found = hashlib.sha256(certificate or b"").hexdigest()
-        if not hmac.compare_digest(found, self.pin_sha256):
-            raise UpstreamTlsError(
-                f"The certificate's SHA-256 is {found}, pinned is {self.pin_sha256}.",
-                numbers={"found_sha256": found, "pinned_sha256": self.pin_sha256},
-            )
+        """Compares the certificate with the pin. Raises :class:`UpstreamCertificateChanged`."""
+        if self.pin is not None:
+            certificate = ssl_object.getpeercert(binary_form=True) if ssl_object is not None else None
+            self.pin.check(certificate or b"")
 
 
 def verified(endpoint: ConsoleEndpoint, hostname: str = "") -> TlsSettings:
     """By the pinned certificate where there is one, else by the CA and the host's name or address.
 
-    Raises :class:`UpstreamTlsError` when the endpoint has neither, or they cannot be read.
+    Of two pins the SHA-256 counts: SHA-1 is for platforms that tell no better. Raises :class:`UpstreamTlsError` when
+    the endpoint has nothing to verify by, or it cannot be read.
     """
-    pin = endpoint.certificate_sha256.replace(":", "").replace(" ", "").lower()
-    if pin:
-        if len(pin) != 64 or not set(pin) <= set("0123456789abcdef"):
-            raise UpstreamTlsError("The pinned SHA-256 is not 64 hexadecimal digits.")
+    pin = Pin.read("sha256", endpoint.certificate_sha256) or Pin.read("sha1", endpoint.certificate_sha1)
+    if pin is not None:
         return TlsSettings(_pinned_context(), hostname or endpoint.host, pin)
     if not endpoint.ca_pem:
         raise UpstreamTlsError("Neither a CA nor a pinned certificate is set for this host.")

@@ -16,10 +16,20 @@ from websockets.uri import parse_uri
 
 from cloudops.hypervisors.port import ConsoleEndpoint
 from consoles.relay import tls
-from consoles.relay.errors import UpstreamProtocolError, UpstreamRefused, UpstreamUnreachable
+from consoles.relay.errors import (
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamRefused,
+    UpstreamTicketRefused,
+    UpstreamUnreachable,
+)
 from consoles.relay.frames import BINARY, CLOSE, PING, PONG, FrameParser, close_payload, masked_frame
 
 MAX_RESPONSE_BYTES: Final = 16 * 1024
+PING_SECONDS: Final = 10.0
+SILENT_SECONDS: Final = 25.0
+TICKET_REFUSALS: Final = frozenset({b"400", b"401", b"403", b"404", b"410"})
+"""HTTP statuses by which a server says that it knows no such ticket, or knows it no more."""
 
 
 async def connect_wss(endpoint: ConsoleEndpoint, protocol: asyncio.Protocol) -> None:
@@ -53,12 +63,21 @@ async def connect_wss(endpoint: ConsoleEndpoint, protocol: asyncio.Protocol) -> 
 
 
 class _WssLine(asyncio.Protocol):
-    """The TLS transport's protocol: the HTTP upgrade first, then frames."""
+    """The TLS transport's protocol: the HTTP upgrade first, then frames.
+
+    A server that has answered a ping once and then falls silent is given up: its line is half-open. One that never
+    answers pings is left alone, as a display that does not change says nothing for hours.
+    """
 
     def __init__(self, url: str) -> None:
+        loop = asyncio.get_running_loop()
         self._client = ClientProtocol(parse_uri(url), subprotocols=[Subprotocol("binary")])
         self._parser = FrameParser(masked=False)
-        self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answer: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+        self._heard_at = loop.time()
+        self._answers_pings = False
+        self._timer: asyncio.TimerHandle | None = None
         self._head = bytearray()
         self._early: list[bytes] = []
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
@@ -79,8 +98,25 @@ class _WssLine(asyncio.Protocol):
         for piece in self._early:
             self.outer.deliver(piece)
         self._early.clear()
+        self._check_life()
+
+    def _check_life(self) -> None:
+        """Every few seconds, as long as the line lives."""
+        if self.transport.is_closing():
+            return
+        now = self._loop.time()
+        if self.outer is not None and not self.outer.is_reading():
+            self._heard_at = now  # the browser is slow: what the server says cannot be heard
+        silence = now - self._heard_at
+        if self._answers_pings and silence >= SILENT_SECONDS:
+            self.transport.abort()
+            return
+        if silence >= PING_SECONDS or not self._answers_pings:
+            self.transport.write(masked_frame(b"", os.urandom(4), PING))
+        self._timer = self._loop.call_later(PING_SECONDS / 2, self._check_life)
 
     def data_received(self, data: bytes) -> None:
+        self._heard_at = self._loop.time()
         if not self._answer.done():
             self._head += data
             end = self._head.find(b"\r\n\r\n")
@@ -94,6 +130,10 @@ class _WssLine(asyncio.Protocol):
             self._frames(data)
 
     def _upgraded(self, head: bytes) -> None:
+        status = head.split(b" ", 2)[1:2]
+        if status and status[0] in TICKET_REFUSALS:
+            self._refused(UpstreamTicketRefused(f"The server answered {head.splitlines()[0].decode('latin-1')[:100]}."))
+            return
         try:
             self._client.receive_data(head)
             for event in self._client.events_received():
@@ -112,6 +152,8 @@ class _WssLine(asyncio.Protocol):
                     self._early.append(payload)
                 else:
                     self.outer.deliver(payload)
+            elif opcode == PONG:
+                self._answers_pings = True
             elif opcode == PING:
                 self.transport.write(masked_frame(payload, os.urandom(4), PONG))
             elif opcode == CLOSE:
@@ -120,12 +162,18 @@ class _WssLine(asyncio.Protocol):
             self.transport.abort()
 
     def _fail(self, detail: str) -> None:
+        self._refused(UpstreamRefused(detail))
+
+    def _refused(self, error: UpstreamError) -> None:
         if not self._answer.done():
-            self._answer.set_exception(UpstreamRefused(detail))
+            self._answer.set_exception(error)
+            self._answer.exception()  # nobody may ask any more, when the certificate was not the right one
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self._answer.done():
-            self._answer.set_exception(UpstreamProtocolError("The server closed during the WebSocket upgrade."))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._refused(UpstreamProtocolError("The server closed during the WebSocket upgrade."))
         if self.outer is not None:
             self.outer.get_protocol().connection_lost(exc)
 
@@ -145,6 +193,7 @@ class WssTransport(asyncio.Transport):
         super().__init__()
         self._line = line
         self._protocol = protocol
+        self._reading = True  # TLS transports cannot be asked
 
     def deliver(self, data: bytes) -> None:
         """Bytes of the server for whichever kind of protocol is set."""
@@ -187,12 +236,14 @@ class WssTransport(asyncio.Transport):
         self._line.abort()
 
     def is_reading(self) -> bool:
-        return self._line.is_reading()
+        return self._reading
 
     def pause_reading(self) -> None:
+        self._reading = False
         self._line.pause_reading()
 
     def resume_reading(self) -> None:
+        self._reading = True
         self._line.resume_reading()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:

@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 
 from cloudops.hypervisors import registry, simulated
-from cloudops.hypervisors.port import ConsoleConnection, NotSupported, TimedOut
+from cloudops.hypervisors.port import ConsoleConnection, NotSupported, PowerState, TimedOut, VmFacts
 from cloudops.inventory import endpoints
 from cloudops.inventory.models import Vm
-from consoles import reconcile, sessions
+from consoles import connections, reconcile, sessions
 from consoles.models import ConsoleSession, ForeignConnection
 from tests.conftest import Clock
 from tests.consoles.world import World, actor, fresh
@@ -24,12 +24,19 @@ class Platform:
         self.found: dict[str, list[ConsoleConnection]] = {}
         self.dropped: list[str] = []
         self.can_drop = True
+        self.counts: dict[str, int] = {}
         self.error: Exception | None = None
 
     def connections(self, vm_ref: str) -> list[ConsoleConnection]:
         if self.error is not None:
             raise self.error
         return self.found.get(vm_ref, [])
+
+    def vm(self, vm_ref: str) -> VmFacts:
+        return VmFacts(vm_ref, vm_ref, "h", PowerState.RUNNING, 1, 1, console_connections=self.counts.get(vm_ref))
+
+    def vms(self) -> list[VmFacts]:
+        return [self.vm(vm_ref) for vm_ref in self.counts]
 
     def drop_connections(self, vm_ref: str, labels: Sequence[str]) -> list[str]:
         if not self.can_drop:
@@ -88,7 +95,7 @@ def test_a_connection_whose_session_is_over_is_dropped(world: World, clock: Cloc
     platform.found = {"ref-alpha": [ghost]}
     sessions.close(session=session, by=actor(world.tenant), now=clock.now)
     assert run(world, clock).ghosts_dropped == 0, "it may still be closing"
-    clock.advance(reconcile.GHOST_SECONDS + 1)
+    clock.advance(connections.GHOST_SECONDS + 1)
     assert run(world, clock).ghosts_dropped == 1
     assert platform.dropped == [ghost.label]
     assert foreign() == set()
@@ -97,7 +104,7 @@ def test_a_connection_whose_session_is_over_is_dropped(world: World, clock: Cloc
 def test_a_dead_servers_half_open_connection_is_a_ghost(world: World, clock: Clock, platform: Platform) -> None:
     ghost = ours(world.connect(clock.now).session)
     platform.found = {"ref-alpha": [ghost]}
-    clock.advance(12 + reconcile.GHOST_SECONDS + 1)
+    clock.advance(12 + connections.GHOST_SECONDS + 1)
     assert run(world, clock).ghosts_dropped == 1
 
 
@@ -106,7 +113,7 @@ def test_a_ghost_that_cannot_be_dropped_is_counted(world: World, clock: Clock, p
     platform.found = {"ref-alpha": [ours(session)]}
     platform.can_drop = False
     sessions.close(session=session, by=actor(world.tenant), now=clock.now)
-    clock.advance(reconcile.GHOST_SECONDS + 1)
+    clock.advance(connections.GHOST_SECONDS + 1)
     run(world, clock)
     assert world.in_use(clock.now) == 1
 

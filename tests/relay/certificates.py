@@ -22,6 +22,7 @@ class Certificate:
 
     pem: str
     sha256: str
+    sha1: str
     server: ssl.SSLContext
 
 
@@ -52,7 +53,8 @@ def certificate(address: str = "127.0.0.1") -> Certificate:
         file.flush()
         context.load_cert_chain(file.name)
     der = made.public_bytes(serialization.Encoding.DER)
-    return Certificate(pem.decode(), hashlib.sha256(der).hexdigest(), context)
+    sha1 = hashlib.sha1(der, usedforsecurity=False).hexdigest()
+    return Certificate(pem.decode(), hashlib.sha256(der).hexdigest(), sha1, context)
 
 
 @functools.cache

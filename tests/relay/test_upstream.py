@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import re
 import socket
 import ssl
 import struct
@@ -15,21 +16,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.utils import accept_key
 
 from cloudops.hypervisors.port import ConsoleEndpoint, Transport
 from consoles.reasons import ClosedReason
 from consoles.relay import (
     UpstreamAuthenticationFailed,
+    UpstreamCertificateChanged,
     UpstreamError,
     UpstreamProtocolError,
     UpstreamRefused,
     UpstreamSecurityUnsupported,
+    UpstreamTicketRefused,
     UpstreamTimedOut,
     UpstreamTlsError,
     UpstreamUnreachable,
     open_upstream,
     rfb,
+    wss,
 )
+from consoles.relay.frames import PING, PONG, FrameParser
 from tests.relay.certificates import anonymous_server, certificate
 from tests.relay.lab import LOOPS, until
 from tests.relay.vnc import SERVER_INIT, VncScript, VncServer, socket_pair_to
@@ -296,7 +302,9 @@ async def test_descriptor_that_is_no_socket() -> None:
 
 
 @on_both_loops
-@pytest.mark.parametrize("check", ["pin", "ca", "other pin", "no pin", "http", "no websocket"])
+@pytest.mark.parametrize(
+    "check", ["pin", "sha1", "both", "ca", "other pin", "other sha1", "short pin", "no pin", "http", "no websocket"]
+)
 async def test_wss(check: str) -> None:
     made = certificate()
     got: list[bytes] = []
@@ -320,26 +328,96 @@ async def test_wss(check: str) -> None:
         server = await serve(vnc, "127.0.0.1", 0, ssl=made.server, subprotocols=["binary"])  # type: ignore[list-item]
         port = next(iter(server.sockets)).getsockname()[1]
     scheme = "http" if check == "http" else "wss"
-    pin = {"other pin": "0" * 64, "ca": "", "no pin": ""}.get(check, made.sha256)
+    pin = {"other pin": "0" * 64, "short pin": "0" * 40, "ca": "", "no pin": "", "sha1": "", "other sha1": ""}
+    with_colons = ":".join(made.sha1[at : at + 2] for at in range(0, 40, 2)).upper()
     endpoint = ConsoleEndpoint(
         Transport.WSS,
         url=f"{scheme}://127.0.0.1:{port}/ticket/abc",
-        certificate_sha256=pin,
+        certificate_sha256=pin.get(check, made.sha256),
+        certificate_sha1={"sha1": with_colons, "other sha1": "0" * 40, "both": "0" * 40}.get(check, ""),
         ca_pem=made.pem if check == "ca" else "",
     )
     try:
-        if check in ("pin", "ca"):
+        if check in ("pin", "sha1", "both", "ca"):
             await _use_wss(endpoint, got)
         else:
-            expected = UpstreamTlsError if "pin" in check else UpstreamError
-            with pytest.raises(expected):
+            changed = check.startswith("other")
+            expected = UpstreamCertificateChanged if changed else UpstreamTlsError if "pin" in check else UpstreamError
+            with pytest.raises(expected) as raised:
                 await open_upstream(endpoint, 0.5)
+            if changed:
+                assert raised.value.closed_reason is ClosedReason.GUEST_CERTIFICATE
+                assert made.sha256 in raised.value.detail or made.sha1 in raised.value.detail
     finally:
         if plain:
             await server.stop()
         else:
             server.close()
             await server.wait_closed()
+
+
+@on_both_loops
+@pytest.mark.parametrize("status", [401, 404, 503])
+async def test_wss_that_knows_no_such_ticket(status: int) -> None:
+    made = certificate()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d No\r\nContent-Length: 9\r\n\r\n" % status)  # the rest of the body never comes
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=made.server)
+    url = f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}/ticket/used"
+    try:
+        with pytest.raises(UpstreamError) as raised:
+            await open_upstream(ConsoleEndpoint(Transport.WSS, url=url, certificate_sha1=made.sha1), 1)
+    finally:
+        server.close()
+    assert isinstance(raised.value, UpstreamTicketRefused) == (status != 503)
+    assert "used" not in str(raised.value), "a ticket is a secret"
+
+
+@on_both_loops
+@pytest.mark.parametrize("answers", [True, False])
+async def test_wss_that_falls_silent(answers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given up if it ever answered a ping; one that never does is a server whose display does not change."""
+    monkeypatch.setattr(wss, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(wss, "SILENT_SECONDS", 0.3)
+    made = certificate()
+    pings: list[bytes] = []
+    silent = asyncio.Event()
+
+    async def vnc(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        key = re.search(rb"Sec-WebSocket-Key: (\S+)", head)
+        assert key is not None
+        writer.write(b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+        writer.write(f"Sec-WebSocket-Accept: {accept_key(key[1].decode())}\r\n".encode())
+        writer.write(b"Sec-WebSocket-Protocol: binary\r\n\r\n")
+        for say in (b"RFB 003.008\n", b"\1\1", bytes(4)):
+            writer.write(bytes((0x82, len(say))) + say)
+        parser = FrameParser()
+        while data := await reader.read(4096):
+            for opcode, payload in parser.feed(data):
+                if opcode == PING and not silent.is_set():
+                    pings.append(payload)
+                    if answers:
+                        writer.write(bytes((0x80 | PONG, 0)))
+
+    server = await asyncio.start_server(vnc, "127.0.0.1", 0, ssl=made.server)
+    url = f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}/ticket/t"
+    try:
+        upstream = await open_upstream(ConsoleEndpoint(Transport.WSS, url=url, certificate_sha1=made.sha1), 5)
+        await until(lambda: len(pings) >= 3)
+        assert not upstream.lost
+        silent.set()
+        if answers:
+            await until(lambda: upstream.lost)
+        else:
+            await asyncio.sleep(0.6)
+            assert not upstream.lost
+        upstream.close()
+    finally:
+        server.close()
 
 
 async def _use_wss(endpoint: ConsoleEndpoint, got: list[bytes]) -> None:
