@@ -311,13 +311,19 @@ class Screenshot:
 
 @dataclass(frozen=True, slots=True)
 class ProbeStep:
-    """One step of "test connection": what was tried, whether it worked, and what to do when it did not."""
+    """One step of "test connection": what was tried, whether it worked, and what to do when it did not.
+
+    ``certificate_sha256`` and ``certificate_sha1`` (``AB:CD:…``): of the certificate that was served, whether or not
+    it was accepted; empty on every other step.
+    """
 
     name: str
     ok: bool
     detail: str
     remedy: str = ""
     elapsed_ms: float = 0.0
+    certificate_sha256: str = ""
+    certificate_sha1: str = ""
 
 
 class EventKind(enum.StrEnum):

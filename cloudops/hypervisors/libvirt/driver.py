@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import libvirt
 import libvirt_qemu
 
+from cloudops.hypervisors.backoff import Backoff
 from cloudops.hypervisors.hub import EventHub
 from cloudops.hypervisors.libvirt import scaling
-from cloudops.hypervisors.backoff import Backoff
 from cloudops.hypervisors.libvirt.compatibility import check
 from cloudops.hypervisors.libvirt.domains import VncDisplay, power_state, read_domain, vm_facts
 from cloudops.hypervisors.libvirt.hosts import HostReader

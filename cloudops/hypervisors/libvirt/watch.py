@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from cloudops.hypervisors.hub import EventHub
 from cloudops.hypervisors.backoff import Backoff
+from cloudops.hypervisors.hub import EventHub
 from cloudops.hypervisors.libvirt.session import Session
 from cloudops.hypervisors.port import EventKind, HypervisorError, HypervisorEvent, Unreachable
 

@@ -1,0 +1,1 @@
+"""The vSphere driver: one vCenter or one standalone ESXi host, through pyvmomi."""
