@@ -92,7 +92,10 @@ def config(vm: Vm) -> Any:
             template=vm.template,
             files=vim.vm.FileInfo(vmPathName=files(vm)),
             hardware=vim.vm.VirtualHardware(
-                numCPU=vm.cpus, numCoresPerSocket=1, memoryMB=vm.memory_mib, device=_devices(vm)
+                numCPU=vm.cpus,
+                numCoresPerSocket=1,
+                memoryMB=vm.memory_mib,
+                device=array("vim.vm.device.VirtualDevice", _devices(vm)),
             ),
             cpuAllocation=cpu_allocation(vm),
             memoryAllocation=memory_allocation(vm),
