@@ -92,7 +92,9 @@ def surroundings(rows: Sequence[Row]) -> Surroundings:
     )
 
 
-def host_facts(row: Row, around: Surroundings, tags: tuple[str, ...] | None = None) -> HostFacts:
+def host_facts(
+    row: Row, around: Surroundings, tags: tuple[str, ...] | None = None, *, simulator: bool = False
+) -> HostFacts:
     """One ESXi host. ``ref`` is vCenter's reference (``host-21``). What vCenter cannot ask it now is what it knew."""
     values = row.values
     hardware, product = values.get("summary.hardware"), values.get("summary.config.product")
@@ -113,6 +115,7 @@ def host_facts(row: Row, around: Surroundings, tags: tuple[str, ...] | None = No
         tags=tags,
         in_maintenance=bool(values.get("runtime.inMaintenanceMode")),
         problem=host_problem(values),
+        simulator=simulator,
     )
 
 

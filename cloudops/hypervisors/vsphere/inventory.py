@@ -22,7 +22,11 @@ def hosts(link: Link, tags: TagReader) -> Sequence[HostFacts]:
     around = facts.surroundings(rows)
     found = sorted((row for row in rows if isinstance(row.obj, vim.HostSystem)), key=lambda row: row.ref)
     told = tags.read(link, [row.ref for row in found])
-    return [facts.host_facts(row, around, None if told is None else told.get(row.ref, ())) for row in found]
+    simulator = "simulator" in link.content.about.name.lower()
+    return [
+        facts.host_facts(row, around, None if told is None else told.get(row.ref, ()), simulator=simulator)
+        for row in found
+    ]
 
 
 def vms(link: Link) -> Sequence[VmFacts]:
