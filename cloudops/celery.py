@@ -16,6 +16,7 @@ app.autodiscover_tasks()
 # Tasks that wait for hypervisors have a worker of their own, with threads, so that they never keep the ticks waiting.
 app.conf.task_routes = {
     "placement.tasks.run_migration": {"queue": "migrations"},
+    "placement.tasks.follow_platform": {"queue": "hypervisors"},
     "cloudops.inventory.tasks.run_power": {"queue": "hypervisors"},
     "cloudops.inventory.tasks.sync_endpoint": {"queue": "hypervisors"},
     "scaling.tasks.run_resize": {"queue": "hypervisors"},
@@ -27,6 +28,11 @@ app.conf.beat_schedule = {
     "migrations-recover": {"task": "placement.tasks.recover_migrations", "schedule": 2.0, "options": {"expires": 10}},
     "resizes-recover": {"task": "scaling.tasks.recover_resizes", "schedule": 2.0, "options": {"expires": 10}},
     "maintenance-advance": {"task": "placement.tasks.advance_due", "schedule": 1.0, "options": {"expires": 10}},
+    "maintenance-platforms": {
+        "task": "placement.tasks.follow_platforms",
+        "schedule": 2.0,
+        "options": {"expires": 10},
+    },
     "claims-reconcile": {"task": "placement.tasks.reconcile_claims", "schedule": 30.0, "options": {"expires": 30}},
     "decisions-purge": {"task": "placement.tasks.purge_decisions", "schedule": 3600.0, "options": {"expires": 3600}},
     "sizes-purge": {"task": "scaling.tasks.purge_sizes", "schedule": 3600.0, "options": {"expires": 3600}},

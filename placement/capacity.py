@@ -92,7 +92,8 @@ def _wanted(settings: RuntimeSettings) -> models.QuerySet[Host]:
             policy("memory_ratio", float(settings.placement_memory_ratio)),
         ),
         new_open=models.Case(
-            models.When(schedulable=True, connection=Connection.UP, then=Value(True)), default=Value(False)
+            models.When(schedulable=True, connection=Connection.UP, platform_maintenance=False, then=Value(True)),
+            default=Value(False),
         ),
     )
 
@@ -213,7 +214,11 @@ def _host_room(host: Host) -> HostRoom:
         used_memory_mib=max(0, host.memory_mib - host.memory_free_mib),
         used_cpu_percent=host.cpu_percent,
     )
-    return HostRoom(host, room, host.schedulable and host.connection == Connection.UP, row.hold)
+    return HostRoom(host, room, _is_open(host), row.hold)
+
+
+def _is_open(host: Host) -> bool:
+    return host.schedulable and host.connection == Connection.UP and not host.platform_maintenance
 
 
 def total(rooms: Iterable[Room]) -> Room:

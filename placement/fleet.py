@@ -24,7 +24,8 @@ Floats = npt.NDArray[np.float64]
 
 CONNECTIONS = ("unknown", "up", "unreachable")
 UP = CONNECTIONS.index("up")
-HOLDS = ("", "draining", "maintenance", "fenced")
+HOLDS = ("", "draining", "maintenance", "fenced", "platform")
+"""Why a host takes nothing although it may be scheduled; the last is its platform's own maintenance mode."""
 COMPRESSION = 1
 LOAD: tuple[tuple[str, str], ...] = (
     ("vcpu_capacity", "<i4"),

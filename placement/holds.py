@@ -15,7 +15,12 @@ from placement.models import Hold, HostCapacity, MaintenanceHost, MaintenanceHos
 
 LEFT: Final = frozenset({MoveStatus.MOVED, MoveStatus.STOPPED, MoveStatus.GONE})
 STAYS: Final = (MoveStatus.SKIPPED,)
-LIVE: Final = (MaintenanceHostStatus.DRAINING, MaintenanceHostStatus.BLOCKED, MaintenanceHostStatus.HELD)
+LIVE: Final = (
+    MaintenanceHostStatus.DRAINING,
+    MaintenanceHostStatus.ENTERING,
+    MaintenanceHostStatus.BLOCKED,
+    MaintenanceHostStatus.HELD,
+)
 
 
 def on_host_hold(*, host_ids: Collection[UUID] | None, **_: Any) -> dict[UUID, HostHold]:
@@ -58,4 +63,6 @@ def _words(hold: str, job: tuple[UUID, str] | None, progress: tuple[int, int]) -
     detail = f"{done} of {whole}" if whole else ""
     if job and job[1] == MaintenanceHostStatus.BLOCKED:
         return HostHold("blocked", "drain blocked", detail, url)
+    if job and job[1] == MaintenanceHostStatus.ENTERING:
+        return HostHold("draining", "entering maintenance mode", detail, url)
     return HostHold("draining", "draining", detail, url)

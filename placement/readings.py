@@ -16,7 +16,7 @@ from placement.models import ClusterPolicy
 
 _CAPACITY = ("vcpu_capacity", "memory_capacity_mib", "vcpu_claimed", "memory_claimed_mib", "hold", "structure")
 _HOST = ("pk", "name", "cluster_id", "endpoint__kind", "cpu_model", "networks", "datastores", "schedulable")
-COLUMNS = (*_HOST, "connection", *(f"capacity__{name}" for name in _CAPACITY))
+COLUMNS = (*_HOST, "connection", "platform_maintenance", *(f"capacity__{name}" for name in _CAPACITY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def _reading(row: dict[str, Any], tags: dict[UUID, list[str]], by_id: dict[str, 
         datastores=tuple(sorted(set(row["datastores"]))),
         schedulable=row["schedulable"],
         connection=row["connection"],
-        hold=row["capacity__hold"] or "",
+        hold=row["capacity__hold"] or ("platform" if row["platform_maintenance"] else ""),
         vcpu_capacity=row["capacity__vcpu_capacity"] or 0,
         memory_capacity_mib=row["capacity__memory_capacity_mib"] or 0,
         vcpu_claimed=row["capacity__vcpu_claimed"] or 0,

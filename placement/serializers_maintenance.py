@@ -192,6 +192,9 @@ class PreviewSerializer(serializers.Serializer[Any]):
     proof = serializers.CharField(allow_blank=True, help_text="`proven`: no plan strands fewer VMs; or `not-found`.")
     proof_words = serializers.CharField(allow_blank=True)
     warnings = serializers.ListField(child=serializers.CharField())
+    platform = serializers.ListField(
+        child=serializers.CharField(), help_text="What is asked of the hosts' platform once they are empty."
+    )
     blockers = BlockerSerializer(many=True)
     moves = PlannedMoveSerializer(many=True)
     hosts = HostOutlookSerializer(many=True)
@@ -247,7 +250,18 @@ class MaintenanceHostSerializer(Shown):
 
     class Meta:
         model = MaintenanceHost
-        fields = ["host", "position", "status", "blocked_reason", "started_at", "emptied_at", "released_at"]
+        fields = [
+            "host",
+            "position",
+            "status",
+            "blocked_reason",
+            "platform",
+            "platform_detail",
+            "platform_remedy",
+            "started_at",
+            "emptied_at",
+            "released_at",
+        ]
 
 
 class TriedSerializer(serializers.Serializer[Any]):

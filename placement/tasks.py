@@ -16,7 +16,7 @@ from cloudops.core.models import Operation
 from cloudops.core.queue import enqueue
 from cloudops.core.ticks import claim_tick
 from placement import decisions, maintenance, migration_run, reconciling, vm_migrations
-from placement.maintenance import jobs
+from placement.maintenance import jobs, platform
 
 log = structlog.get_logger(__name__)
 ADVANCE_TASK: Final = "placement.tasks.advance_maintenance"
@@ -71,6 +71,22 @@ def advance_due() -> None:
 def advance_maintenance(maintenance_id: str) -> None:
     """One look at one maintenance job; one that another worker has in hand is left to it."""
     maintenance.advance(UUID(maintenance_id), clock=timezone.now)
+
+
+@shared_task(name="placement.tasks.follow_platforms")
+def follow_platforms() -> None:
+    """Queues one task per host that is on its way into its platform's own maintenance mode, or out of it."""
+    now = timezone.now()
+    if claim_tick("maintenance-platforms", interval_seconds=RECOVER_SECONDS, now=now):
+        for row_id in platform.due(now=now):
+            if not enqueue(platform.TASK, str(row_id), expires_seconds=ADVANCE_EXPIRES_SECONDS):
+                break
+
+
+@shared_task(name=platform.TASK)
+def follow_platform(row_id: str) -> None:
+    """One look at one such host, which asks its platform."""
+    platform.follow(int(row_id), clock=timezone.now)
 
 
 @shared_task(name="placement.tasks.purge_decisions")

@@ -40,7 +40,12 @@ ALLOCATORS: Mapping[str, str] = {
     "random": "random",
     "weights": "own weights",
 }
-_HOLDS = {"draining": "is being drained", "maintenance": "is in maintenance", "fenced": "is fenced"}
+_HOLDS = {
+    "draining": "is being drained",
+    "maintenance": "is in maintenance",
+    "fenced": "is fenced",
+    "platform": "is in its platform's own maintenance mode",
+}
 _KINDS = {"libvirt": "KVM", "vsphere": "VMware", "simulated": "simulated"}
 
 
@@ -130,6 +135,11 @@ def remedy(change: Mapping[str, Any], host: str = "") -> str:
 def _end_hold(hold: str, where: str) -> str:
     if hold == "fenced":
         return f"Unfence {where} once it is certainly sound."
+    if hold == "platform":
+        return (
+            f"Take {where} out of maintenance mode in its management service, or complete the maintenance of CloudOps "
+            "that asked for it."
+        )
     return f"End the maintenance of {where}, or wait until it is done."
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 from cloudops.hypervisors.bulkhead import Bulkhead
 from cloudops.hypervisors.port import (
@@ -74,6 +75,14 @@ def create(spec: EndpointSpec) -> Hypervisor:
         raise NotSupported(f"No {spec.kind} driver here ({missing} cannot be imported): {remedy}.") from error
     driver: Callable[[EndpointSpec], Hypervisor] = getattr(module, class_name)
     return driver(spec)
+
+
+def has_maintenance_mode(kind: str, uri: str) -> bool:
+    """Whether the platform has a maintenance mode of its own, which :meth:`Hypervisor.enter_maintenance` asks for.
+    Known without asking it."""
+    if kind == Kind.SIMULATED:
+        return "maintenance_seconds" in parse_qs(urlsplit(uri).query)
+    return kind == Kind.VSPHERE
 
 
 def open_hypervisor(spec: EndpointSpec) -> Hypervisor:

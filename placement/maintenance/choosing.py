@@ -11,7 +11,7 @@ from django.db import transaction
 from cloudops.core import events
 from cloudops.core.actors import Actor
 from cloudops.inventory.models import Connection, Host
-from placement.maintenance import jobs, rolling, words
+from placement.maintenance import jobs, platform, rolling, words
 from placement.maintenance.errors import HostNeeded, HostNotChoosable, MoveOver, MoveUnderWay, StopNotRepeated
 from placement.maintenance.looking import choice_of
 from placement.maintenance.options import Choice, Mode
@@ -22,6 +22,7 @@ from placement.models import (
     MaintenanceHostStatus,
     MaintenanceMove,
     MoveStatus,
+    Platform,
 )
 
 UNDER_WAY = (MoveStatus.MOVING, MoveStatus.STOPPING)
@@ -101,6 +102,10 @@ def retry(job: Maintenance, *, move: MaintenanceMove | None = None, by: Actor, n
             raise StopNotRepeated(f"{row.vm.name}: {row.reason}")
         for row in found:
             _reset(row, by=by, now=now)
+        if move is None:
+            refused = job.hosts.filter(platform=Platform.REFUSED).select_related("host__endpoint")
+            for host in refused.exclude(status=MaintenanceHostStatus.RELEASED):
+                platform.ask(host, by=by, now=now)
         data = {"vms": len(found)}
         events.record("maintenance.retried", by=by, now=now, subject=job, data=data)
         _go_on(job, now=now)

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from cloudops.core.actors import Actor
 from cloudops.core.state import transition
-from placement.maintenance import jobs, rolling, words
+from placement.maintenance import jobs, platform, rolling, words
+from placement.maintenance.judging import ALIVE
 from placement.maintenance.looking import Look
 from placement.maintenance.options import Mode
 from placement.models import (
@@ -20,6 +21,7 @@ from placement.models import (
     MaintenanceMove,
     MaintenanceStatus,
     MoveStatus,
+    Platform,
 )
 
 HostStatus = MaintenanceHostStatus
@@ -55,21 +57,64 @@ def _on(seen: Look, row: MaintenanceHost) -> list[MaintenanceMove]:
 def _conclude_host(seen: Look, row: MaintenanceHost, *, by: Actor, now: datetime) -> None:
     left = _on(seen, row)
     if not left and row.host_id not in seen.arriving:
-        if row.status != HostStatus.HELD:
-            _to(row, HostStatus.HELD, by=by, now=now, emptied_at=now, blocked_reason="")
-            rolling.set_hold(row, Hold.MAINTENANCE, now=now)
-        if seen.job.mode == Mode.DRAIN:
-            rolling.end_turns([row], by=by, now=now)
+        _conclude_empty(seen, row, by=by, now=now)
         return
+    if row.platform not in {Platform.NONE, Platform.ENTERED, Platform.FOUND}:  # asked for again once it is empty again
+        platform.withdraw([row], by=by, now=now)
     blocked = [move for move in left if move.status == MoveStatus.BLOCKED]
     reason = words.host_blocked(row.host.name, [(move.vm.name, move.reason) for move in blocked]) if blocked else ""
     stuck = bool(blocked) and len(blocked) == len(left)
-    if row.status == HostStatus.HELD:
+    if row.status in {HostStatus.HELD, HostStatus.ENTERING}:
         _to(row, HostStatus.DRAINING, by=by, now=now, blocked_reason=reason, emptied_at=None)
         rolling.set_hold(row, Hold.DRAINING, now=now)
     wanted = HostStatus.BLOCKED if stuck else HostStatus.DRAINING
     if row.status != wanted:
         _to(row, wanted, by=by, now=now, reason=reason, severity="warning" if stuck else "info", blocked_reason=reason)
+    elif row.blocked_reason != reason:
+        MaintenanceHost.objects.filter(pk=row.pk).update(blocked_reason=reason)
+        row.blocked_reason = reason
+
+
+def _conclude_empty(seen: Look, row: MaintenanceHost, *, by: Actor, now: datetime) -> None:
+    """What is asked of the platform once a host is empty, and what its answer makes of the host."""
+    if seen.job.mode == Mode.DRAIN:
+        _hold(row, by=by, now=now)
+        rolling.end_turns([row], by=by, now=now)
+        return
+    if not platform.has_mode(row.host):
+        _hold(row, by=by, now=now)
+        return
+    staying = [move.vm.name for move in seen.moves if move.vm.host_id == row.host_id and move.vm.power_state in ALIVE]
+    if staying:
+        if row.platform not in {Platform.SKIPPED, Platform.FOUND, Platform.ABSENT}:
+            platform.do_without(row, staying, by=by, now=now)
+        _hold(row, by=by, now=now)
+        return
+    if row.platform in {Platform.NONE, Platform.LEFT, Platform.SKIPPED}:
+        platform.ask(row, by=by, now=now)
+    if row.platform in {Platform.ENTERING, Platform.LEAVING}:
+        if row.status != HostStatus.ENTERING:
+            _to(row, HostStatus.ENTERING, by=by, now=now, emptied_at=now, blocked_reason="")
+    elif row.platform == Platform.REFUSED:
+        _refused(row, by=by, now=now)
+    else:
+        _hold(row, by=by, now=now)
+
+
+def _hold(row: MaintenanceHost, *, by: Actor, now: datetime) -> None:
+    if row.status != HostStatus.HELD:
+        _to(row, HostStatus.HELD, by=by, now=now, emptied_at=row.emptied_at or now, blocked_reason="")
+        rolling.set_hold(row, Hold.MAINTENANCE, now=now)
+    platform.look_after(row, now=now)
+
+
+def _refused(row: MaintenanceHost, *, by: Actor, now: datetime) -> None:
+    """It stays empty and held by us; somebody mends what the platform names and tries again, or does without it."""
+    reason = f"{row.platform_detail} {row.platform_remedy} {words.WITHOUT_PLATFORM}"
+    if row.status != HostStatus.BLOCKED:
+        if HostStatus.BLOCKED not in MaintenanceHost.TRANSITIONS[row.status]:  # it was held, and is asked for anew
+            _to(row, HostStatus.DRAINING, by=by, now=now)
+        _to(row, HostStatus.BLOCKED, by=by, now=now, reason=reason, severity="warning", blocked_reason=reason)
     elif row.blocked_reason != reason:
         MaintenanceHost.objects.filter(pk=row.pk).update(blocked_reason=reason)
         row.blocked_reason = reason
@@ -92,7 +137,7 @@ def _conclude_job(seen: Look, *, by: Actor, now: datetime) -> None:
         _conclude_without_hosts(seen, by=by, now=now)
         return
     reason = "\n".join(row.blocked_reason for row in seen.hosts if row.blocked_reason and row.status in jobs.ACTIVE)
-    if HostStatus.DRAINING in states:
+    if states & {HostStatus.DRAINING, HostStatus.ENTERING}:
         wanted = MaintenanceStatus.DRAINING
     elif HostStatus.BLOCKED in states:
         wanted = MaintenanceStatus.BLOCKED

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from django.db import transaction
 
@@ -16,6 +18,7 @@ from placement.maintenance.starting import start
 from placement.migration_errors import MigrationOver
 from placement.models import (
     Maintenance,
+    MaintenanceHost,
     MaintenanceHostStatus,
     MaintenanceMove,
     MaintenanceStatus,
@@ -23,16 +26,22 @@ from placement.models import (
     VmMigration,
 )
 
+NOT_HELD: Final = (MaintenanceHostStatus.DRAINING, MaintenanceHostStatus.ENTERING, MaintenanceHostStatus.BLOCKED)
+
 
 def complete(job: Maintenance, *, by: Actor, now: datetime, uncordon: bool = True) -> Maintenance:
-    """The maintenance is done: its hosts are used again (``uncordon`` off: only the hold ends).
+    """The maintenance is done: its hosts are used again (``uncordon`` off: only the hold ends). Hosts of which only the
+    platform's own maintenance mode is missing, as it was refused, do not stand in the way.
 
     Raises :class:`NotEmptyYet`, :class:`HostsWaiting` and ``JobOver``."""
     with transaction.atomic():
         job = jobs.locked_live(job.pk)
-        rows = list(job.hosts.select_related("host"))
-        if job.status != MaintenanceStatus.HOLDING:
-            left = [row.host.name for row in rows if row.status in {"draining", "blocked"}]
+        rows = list(job.hosts.select_related("host__endpoint"))
+        if job.status != MaintenanceStatus.HOLDING and not _only_platforms_refuse(rows):
+            left = [row.host.name for row in rows if row.status in NOT_HELD]
+            if all(row.status == MaintenanceHostStatus.ENTERING for row in rows if row.status in NOT_HELD):
+                words_ = "; ".join(f"{row.host.name}: {row.platform_detail}" for row in rows if row.host.name in left)
+                raise NotEmptyYet(words_, hosts=len(left), vms=0)
             vms = job.moves.filter(status__in=[MoveStatus.WAITING, MoveStatus.MOVING, MoveStatus.BLOCKED]).count()
             detail = f"{words.count(vms, 'VM')} still to move off {', '.join(left[:3]) or 'its hosts'}."
             raise NotEmptyYet(detail, hosts=len(left), vms=vms)
@@ -42,6 +51,11 @@ def complete(job: Maintenance, *, by: Actor, now: datetime, uncordon: bool = Tru
         rolling.end_turns(rows, by=by, now=now, uncordon=uncordon)
         jobs.tell(job, [row.host_id for row in rows])
     return job
+
+
+def _only_platforms_refuse(rows: Sequence[MaintenanceHost]) -> bool:
+    """Every host is empty and held by us; what is missing is no more than their platforms' own maintenance mode."""
+    return all(row.status not in NOT_HELD or rolling.refused_only(row) for row in rows)
 
 
 def cancel(job: Maintenance, *, abort_running: bool = False, by: Actor, now: datetime) -> Maintenance:
@@ -58,7 +72,7 @@ def cancel(job: Maintenance, *, abort_running: bool = False, by: Actor, now: dat
             transition(
                 job, to=MaintenanceStatus.CANCELLED, by=by, now=now, severity="notice", ended_at=now, blocked_reason=""
             )
-            rows = list(job.hosts.select_related("host"))
+            rows = list(job.hosts.select_related("host__endpoint"))
             rolling.end_turns(rows, by=by, now=now)
             jobs.tell(job, [row.host_id for row in rows])
         if abort_running:

@@ -18,7 +18,12 @@ from placement.models import Maintenance, MaintenanceHostStatus, MaintenanceStat
 
 TASK: Final = "placement.tasks.advance_maintenance"
 OVER: Final = frozenset({MaintenanceStatus.COMPLETED, MaintenanceStatus.CANCELLED})
-ACTIVE: Final = (MaintenanceHostStatus.DRAINING, MaintenanceHostStatus.BLOCKED, MaintenanceHostStatus.HELD)
+ACTIVE: Final = (
+    MaintenanceHostStatus.DRAINING,
+    MaintenanceHostStatus.ENTERING,
+    MaintenanceHostStatus.BLOCKED,
+    MaintenanceHostStatus.HELD,
+)
 """A job's hosts that are out of use now."""
 
 

@@ -102,7 +102,7 @@ def choice_of(move: MaintenanceMove) -> VmChoice:
 
 def look(job: Maintenance) -> Look:
     """Reads it; whoever acts on it holds the job's row."""
-    hosts = list(job.hosts.select_related("host"))
+    hosts = list(job.hosts.select_related("host__endpoint"))
     moves = list(job.moves.select_related("vm__host", "operation", "target"))
     under_way = [move.operation_id for move in moves if move.status == MoveStatus.MOVING and move.operation_id]
     migrations = VmMigration.objects.filter(pk__in=under_way).select_related("target")

@@ -108,8 +108,9 @@ class Stay:
 @dataclass(frozen=True, slots=True)
 class Preview:
     """A dry run of the whole job. ``warnings``: words on the job itself (a host cannot be reached, others are being
-    emptied). ``stops``: VMs that will be stopped because that was chosen for them. ``proof``: "proven" when no plan
-    strands fewer VMs, "not-found" when a better one was merely not found, "" without blockers."""
+    emptied). ``platform``: what is asked of the hosts' platform once they are empty. ``stops``: VMs that will be
+    stopped because that was chosen for them. ``proof``: "proven" when no plan strands fewer VMs, "not-found" when a
+    better one was merely not found, "" without blockers."""
 
     options: Options
     moves: tuple[VmMovePlan, ...] = ()
@@ -123,6 +124,7 @@ class Preview:
     turns: int = 1
     proof: str = ""
     proof_words: str = ""
+    platform: tuple[str, ...] = ()
     planning_seconds: float = field(default=0.0, compare=False)
 
     @property

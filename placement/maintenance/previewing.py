@@ -12,12 +12,12 @@ from cloudops.core import runtime
 from cloudops.core.models import RuntimeSettings
 from cloudops.inventory.models import Connection, Host, Vm
 from placement import planner
-from placement.maintenance import ground, problem, words
+from placement.maintenance import ground, platform, problem, words
 from placement.maintenance.errors import NoHosts, UnknownHost
 from placement.maintenance.ground import ALIVE, Asked
 from placement.maintenance.judging import Row, Verdict, judge
 from placement.maintenance.looking import busy_of, held_by_others, seen
-from placement.maintenance.options import Choice, Options
+from placement.maintenance.options import Choice, Mode, Options
 from placement.maintenance.outlook import Amount, Blocker, HostOutlook, Preview, Stay, VmMovePlan
 from placement.maintenance.solving import Solution, explain, solve
 from placement.maintenance.starting import across, demand_known_choices
@@ -44,7 +44,7 @@ def preview(
     options = options or Options()
     if not ids:
         raise NoHosts
-    hosts = {host.pk: host for host in Host.objects.filter(pk__in=ids).select_related("cluster")}
+    hosts = {host.pk: host for host in Host.objects.filter(pk__in=ids).select_related("cluster", "endpoint")}
     if missing := [pk for pk in ids if pk not in hosts]:
         raise UnknownHost(f"{words.count(len(missing), 'host')} of {len(ids)} not found.", hosts=len(missing))
     demand_known_choices(options)
@@ -166,6 +166,7 @@ def _told(options: Options, hosts: Mapping[UUID, Host], sorted_out: _Sorted, tur
         stays=tuple(_stay(sorted_out.vms[pk], verdict) for pk, verdict in sorted_out.stay.items()),
         stops=tuple(_stay(sorted_out.vms[pk], verdict) for pk, verdict in sorted_out.stop.items()),
         warnings=tuple(_warnings(hosts, turns)),
+        platform=tuple(_platform(hosts, options, sorted_out)),
         seconds=sum(turn.solution.plan.seconds for turn in turns),
         lower_bound_seconds=sum(turn.solution.plan.lower_bound_seconds for turn in turns),
         turns=len(turns),
@@ -281,6 +282,16 @@ def _outlooks(turns: Sequence[_Turn], emptied: Mapping[UUID, Host]) -> Iterable[
             )
         )
     return sorted(rows, key=lambda row: (not row.emptied, row.turn))
+
+
+def _platform(hosts: Mapping[UUID, Host], options: Options, sorted_out: _Sorted) -> Iterable[str]:
+    if options.mode != Mode.MAINTENANCE:
+        return
+    running = [sorted_out.vms[pk] for pk in sorted_out.stay if sorted_out.vms[pk].power_state in ALIVE]
+    for host in hosts.values():
+        if platform.has_mode(host):
+            staying = [vm.name for vm in running if vm.host_id == host.pk]
+            yield f"{host.name}: {words.not_asked(host, staying)}" if staying else words.foreseen(host)
 
 
 def _warnings(hosts: Mapping[UUID, Host], turns: Sequence[_Turn]) -> Iterable[str]:

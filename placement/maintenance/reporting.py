@@ -9,7 +9,7 @@ from typing import Final
 
 from django.db.models import Sum
 
-from placement.maintenance import jobs
+from placement.maintenance import jobs, rolling
 from placement.models import Maintenance, MaintenanceHost, MaintenanceMove, MoveStatus, VmMigration
 
 DONE: Final = (MoveStatus.MOVED, MoveStatus.STOPPED, MoveStatus.GONE)
@@ -31,6 +31,11 @@ class Report:
     @property
     def blocked(self) -> int:
         return self.counts.get(MoveStatus.BLOCKED, 0)
+
+    @property
+    def refused(self) -> int:
+        """Hosts that are empty and held, but for their platform's own maintenance mode, which was refused."""
+        return sum(1 for row in self.hosts if rolling.refused_only(row))
 
 
 def report(job: Maintenance, *, now: datetime) -> Report:

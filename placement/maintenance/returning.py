@@ -66,7 +66,7 @@ class Homecoming:
 def homecoming(job: Maintenance, *, now: datetime) -> Homecoming:
     """What :func:`bring_home` would do now. Changes nothing."""
     rows = job.moves.filter(operation__isnull=False, status=MoveStatus.MOVED)
-    moves = list(rows.select_related("vm__host", "source", "target"))
+    moves = list(rows.select_related("vm__host", "source__endpoint", "target"))
     closed = held_by_others(None)
     goes: dict[UUID, Homegoer] = {}
     stays: list[Remains] = []
@@ -117,6 +117,8 @@ def _why_not(move: MaintenanceMove, closed: dict[UUID, str]) -> tuple[str, str] 
         return HOME_CLOSED, f"{home.name} takes no VMs: {closed[home.pk]}."
     if home.connection != Connection.UP:
         return HOME_CLOSED, f"{home.name} cannot be reached."
+    if home.platform_maintenance:
+        return HOME_CLOSED, f"{home.name} is still in the maintenance mode of {words.platform_of(home)}."
     if not home.schedulable:
         return HOME_CLOSED, f"{home.name} is cordoned."
     return None

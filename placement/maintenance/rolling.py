@@ -14,9 +14,17 @@ from cloudops.core.state import transition
 from cloudops.inventory import hosts
 from cloudops.inventory.models import Host
 from placement import capacity
-from placement.maintenance import jobs
+from placement.maintenance import jobs, platform
 from placement.maintenance.errors import HostNotHeld
-from placement.models import Hold, HostCapacity, Maintenance, MaintenanceHost, MaintenanceHostStatus, MaintenanceStatus
+from placement.models import (
+    Hold,
+    HostCapacity,
+    Maintenance,
+    MaintenanceHost,
+    MaintenanceHostStatus,
+    MaintenanceStatus,
+    Platform,
+)
 
 
 def begin_turns(
@@ -53,7 +61,7 @@ def set_hold(row: MaintenanceHost, hold: str, *, now: datetime) -> None:
 
 def empty_again(job: Maintenance, *, host_id: UUID, by: Actor, now: datetime) -> None:
     """A VM is to leave after all that had stayed on a held host: host and job say so in the same transaction."""
-    row = job.hosts.filter(host_id=host_id, status=MaintenanceHostStatus.HELD).select_related("host").first()
+    row = job.hosts.filter(host_id=host_id, status=MaintenanceHostStatus.HELD).select_related("host__endpoint").first()
     if row is None:
         return
     transition(row, to=MaintenanceHostStatus.DRAINING, by=by, now=now)
@@ -69,6 +77,7 @@ def end_turns(rows: Iterable[MaintenanceHost], *, by: Actor, now: datetime, unco
         if row.status == MaintenanceHostStatus.RELEASED:
             continue
         touched = row.status in jobs.ACTIVE
+        platform.withdraw([row], by=by, now=now)
         transition(
             row,
             to=MaintenanceHostStatus.RELEASED,
@@ -84,15 +93,25 @@ def end_turns(rows: Iterable[MaintenanceHost], *, by: Actor, now: datetime, unco
                 hosts.uncordon(Host.objects.get(pk=row.host_id), by=by, now=now)
 
 
+def is_over(row: MaintenanceHost) -> bool:
+    """Whether the host may be given back: it is held, or empty and only its platform refuses."""
+    return row.status == MaintenanceHostStatus.HELD or refused_only(row)
+
+
+def refused_only(row: MaintenanceHost) -> bool:
+    """It is empty and held by us; what is missing is its platform's own maintenance mode."""
+    return row.status == MaintenanceHostStatus.BLOCKED and row.platform == Platform.REFUSED
+
+
 def release_host(job: Maintenance, *, host: Host, by: Actor, now: datetime, uncordon: bool = True) -> Maintenance:
     """One host's maintenance is done: it is used again, and the next one's turn comes. The last one completes the job.
 
     Raises :class:`HostNotHeld` and ``JobOver``."""
     with transaction.atomic():
         job = jobs.locked_live(job.pk)
-        rows = list(job.hosts.select_related("host"))
+        rows = list(job.hosts.select_related("host__endpoint"))
         row = next((row for row in rows if row.host_id == host.pk), None)
-        if row is None or row.status != MaintenanceHostStatus.HELD:
+        if row is None or not is_over(row):
             state = row.get_status_display().lower() if row is not None else "not part of this job"
             raise HostNotHeld(f"{host.name} is {state}.", host=str(host.pk))
         end_turns([row], by=by, now=now, uncordon=uncordon)
@@ -103,7 +122,7 @@ def release_host(job: Maintenance, *, host: Host, by: Actor, now: datetime, unco
                 job, to=MaintenanceStatus.COMPLETED, by=by, now=now, severity="notice", ended_at=now, wake_at=None
             )
         else:
-            if begun and job.status == MaintenanceStatus.HOLDING:
+            if begun and job.status in {MaintenanceStatus.HOLDING, MaintenanceStatus.BLOCKED}:
                 transition(job, to=MaintenanceStatus.DRAINING, by=by, now=now)
             jobs.wake(job, now=now)
         jobs.tell(job, [host.pk])

@@ -102,7 +102,7 @@ def _create(hosts: Sequence[Host], options: Options, reason: str, title: str, by
         severity="notice",
         data={"hosts": [host.name for host in hosts], "mode": job.mode, "hosts_at_once": job.hosts_at_once},
     )
-    rows = list(job.hosts.select_related("host"))
+    rows = list(job.hosts.select_related("host__endpoint"))
     begun = rolling.begin_turns(job, rows, by=by, now=now)
     add_moves(job, Vm.objects.filter(host_id__in=[row.host_id for row in begun]), options, now=now)
     _keep_choices(job, options, now=now)

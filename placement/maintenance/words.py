@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
+from cloudops.hypervisors.port import Kind
+from cloudops.inventory.models import Host
 from placement.maintenance.options import Choice
 from placement.maintenance.outlook import Remedy
 
@@ -25,7 +28,13 @@ ROOM_TAKEN: Final = "room-taken"
 QUEUED: Final = "waits-for-others"
 
 
-HOLDS: Final = ("", "it is being emptied", "it is in maintenance", "it is fenced")
+HOLDS: Final = (
+    "",
+    "it is being emptied",
+    "it is in maintenance",
+    "it is fenced",
+    "it is in its platform's own maintenance mode",
+)
 """Why a held host takes nothing, in the order of ``fleet.HOLDS``."""
 
 
@@ -39,6 +48,9 @@ class Said:
 
 
 NOTHING: Final = Said()
+WITHOUT_PLATFORM: Final = (
+    "Then try again; or complete the maintenance as it is: CloudOps keeps the host empty by itself."
+)
 
 
 def remedy(choice: str, host_id: str = "", host_name: str = "", label: str = "") -> Remedy:
@@ -136,6 +148,60 @@ def host_blocked(host: str, reasons: Sequence[tuple[str, str]]) -> str:
     told = "; ".join(f"{name}: {reason}" for name, reason in reasons[:3])
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     return f"{count(len(reasons), 'VM')} cannot leave {host}. {told}{more}"
+
+
+def platform_of(host: Host) -> str:
+    """What its platform is called. Needs ``select_related("endpoint")``."""
+    return "vSphere" if host.endpoint.kind == Kind.VSPHERE else "its platform"
+
+
+def foreseen(host: Host) -> str:
+    return f"Once {host.name} is empty, {platform_of(host)} is asked to put it into its own maintenance mode, too."
+
+
+def entering(host: Host, since: datetime) -> str:
+    return f"It is empty; {platform_of(host)} puts it into its own maintenance mode (asked at {since:%H:%M:%S} UTC)."
+
+
+def entered(host: Host) -> str:
+    return f"It is in the maintenance mode of {platform_of(host)}."
+
+
+def found(host: Host) -> str:
+    platform = platform_of(host)
+    return f"It was in the maintenance mode of {platform} already; whoever asked for that ends it, not CloudOps."
+
+
+def not_asked(host: Host, names: Sequence[str]) -> str:
+    told = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return (
+        f"{told} run{'s' if len(names) == 1 else ''} on there by choice, so {platform_of(host)} is not asked for its "
+        "own maintenance mode: it would wait for them, or move them itself."
+    )
+
+
+def no_mode(host: Host) -> str:
+    return f"{platform_of(host)} has no maintenance mode of its own here.".capitalize()
+
+
+def leaving(host: Host) -> str:
+    return f"{platform_of(host)} takes it out of its own maintenance mode."
+
+
+def ended_outside(host: Host) -> str:
+    return (
+        f"Somebody took it out of the maintenance mode of {platform_of(host)}. CloudOps still places nothing on it "
+        "until this maintenance ends."
+    )
+
+
+def refused(host: Host, detail: str) -> str:
+    return f"{host.name} is empty, but {platform_of(host)} does not put it into its own maintenance mode: {detail}"
+
+
+def platform_silent(host: Host, detail: str, *, leaving: bool) -> str:
+    what = "take it out of its own maintenance mode" if leaving else "put it into its own maintenance mode"
+    return f"{platform_of(host)} was asked to {what} and did not answer: {detail} It is asked again."
 
 
 def count(number: int, noun: str) -> str:

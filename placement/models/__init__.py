@@ -9,6 +9,7 @@ from placement.models.maintenance import (
     MaintenanceMove,
     MaintenanceStatus,
     MoveStatus,
+    Platform,
 )
 from placement.models.migrations import VmMigration
 
@@ -27,5 +28,6 @@ __all__ = [
     "MaintenanceMove",
     "MaintenanceStatus",
     "MoveStatus",
+    "Platform",
     "VmMigration",
 ]

@@ -104,23 +104,51 @@ class Maintenance(models.Model):
 class MaintenanceHostStatus(models.TextChoices):
     WAITING = "waiting", "Waiting for its turn"
     DRAINING = "draining", "Moving VMs"
+    ENTERING = "entering", "Entering maintenance mode"
     BLOCKED = "blocked", "Blocked"
     HELD = "held", "In maintenance"
     RELEASED = "released", "Back in use"
 
 
+class Platform(models.TextChoices):
+    """How far the platform's own maintenance mode is with a host (vSphere has one). ``FOUND``: the host was in it
+    already, by others. ``SKIPPED``: not asked for, as VMs run on there by choice. ``ABSENT``: the platform says that it
+    has none."""
+
+    NONE = "", "Not asked for"
+    ENTERING = "entering", "Entering"
+    ENTERED = "entered", "Entered"
+    FOUND = "found", "Found in it"
+    REFUSED = "refused", "Refused"
+    SKIPPED = "skipped", "Not asked for, by choice"
+    ABSENT = "absent", "Has none"
+    LEAVING = "leaving", "Leaving"
+    LEFT = "left", "Left"
+
+
 class MaintenanceHost(models.Model):
-    """A host of a maintenance job. At most one live job per host, by constraint."""
+    """A host of a maintenance job. At most one live job per host, by constraint.
+
+    ``platform_*``: the platform's own maintenance mode, which has no part in ``status`` once the host is given back.
+    """
 
     TRANSITIONS: ClassVar[dict[str, set[str]]] = {
         MaintenanceHostStatus.WAITING: {MaintenanceHostStatus.DRAINING, MaintenanceHostStatus.RELEASED},
         MaintenanceHostStatus.DRAINING: {
+            MaintenanceHostStatus.BLOCKED,
+            MaintenanceHostStatus.ENTERING,
+            MaintenanceHostStatus.HELD,
+            MaintenanceHostStatus.RELEASED,
+        },
+        MaintenanceHostStatus.ENTERING: {
+            MaintenanceHostStatus.DRAINING,
             MaintenanceHostStatus.BLOCKED,
             MaintenanceHostStatus.HELD,
             MaintenanceHostStatus.RELEASED,
         },
         MaintenanceHostStatus.BLOCKED: {
             MaintenanceHostStatus.DRAINING,
+            MaintenanceHostStatus.ENTERING,
             MaintenanceHostStatus.HELD,
             MaintenanceHostStatus.RELEASED,
         },
@@ -137,13 +165,38 @@ class MaintenanceHost(models.Model):
     started_at = models.DateTimeField(null=True, blank=True)
     emptied_at = models.DateTimeField(null=True, blank=True)
     released_at = models.DateTimeField(null=True, blank=True)
+    platform = models.CharField(max_length=16, choices=Platform, default=Platform.NONE, blank=True)
+    platform_detail = models.TextField(blank=True)
+    platform_remedy = models.TextField(blank=True)
+    platform_attempts = models.PositiveSmallIntegerField(default=0)
+    platform_since = models.DateTimeField(null=True, blank=True)
+    platform_asked_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it was first asked for: from then on it is ours to end."
+    )
+    platform_wake_at = models.DateTimeField(null=True, blank=True, db_index=True)
 
     class Meta:
         ordering = ["position", "id"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(status__in=["waiting", "draining", "blocked", "held", "released"]),
+                condition=Q(status__in=["waiting", "draining", "entering", "blocked", "held", "released"]),
                 name="maintenance_host_status_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    platform__in=[
+                        "",
+                        "entering",
+                        "entered",
+                        "found",
+                        "refused",
+                        "skipped",
+                        "absent",
+                        "leaving",
+                        "left",
+                    ]
+                ),
+                name="maintenance_host_platform_known",
             ),
             models.UniqueConstraint(fields=["maintenance", "host"], name="maintenance_host_once_per_job"),
             models.UniqueConstraint(

@@ -65,6 +65,7 @@ _JOB_KINDS: Final = {
     "completed": "ok",
     "cancelled": "off",
     "waiting": "off",
+    "entering": "busy",
     "held": "notice",
     "released": "ok",
     "moving": "busy",

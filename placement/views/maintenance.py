@@ -22,7 +22,7 @@ from cloudops.core.requests import actor_of
 from cloudops.inventory.models import Host
 from placement import maintenance as verbs
 from placement.forms_maintenance import ASK_AGAIN, RETRY, ChooseForm
-from placement.maintenance import Choice
+from placement.maintenance import Choice, rolling
 from placement.models import Maintenance, MaintenanceHost, MaintenanceMove, MaintenanceStatus, MoveStatus, VmMigration
 
 OVER = (MaintenanceStatus.COMPLETED, MaintenanceStatus.CANCELLED)
@@ -82,6 +82,7 @@ def job(request: HttpRequest, job_id: UUID) -> HttpResponse:
         "hidden": max(0, len(moves) - MOVES_SHOWN),
         "left": _left(moves),
         "releasable": _releasable(found, report.hosts),
+        "over_hosts": {row.pk for row in report.hosts if rolling.is_over(row)},
         "returns": found.returns.order_by("-created_at").first(),
         "events": Event.objects.filter(subject_type=subject["subject_type"], subject_id=str(found.pk))[:EVENTS_SHOWN],
     }

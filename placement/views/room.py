@@ -80,6 +80,8 @@ def state_of(found: HostRoom) -> tuple[str, str]:
         return found.hold, CLOSED_WORDS[Hold(found.hold)]
     if host.connection != Connection.UP:
         return str(host.connection), host.error_detail or "It cannot be reached."
+    if host.platform_maintenance:
+        return "maintenance", "It is in its platform's own maintenance mode."
     if not host.schedulable:
         return "cordoned", "It is cordoned: VMs stay, but none are placed here."
     return "open", ""

@@ -44,12 +44,13 @@ from cloudops.hypervisors.port import (
     VmNotFound,
     VmNotRunning,
 )
-from cloudops.hypervisors.simulated import jobs, resizing
+from cloudops.hypervisors.simulated import jobs, maintenance, resizing
 from cloudops.hypervisors.simulated.console import open_console
 from cloudops.hypervisors.simulated.fleet import HOST_OWN_MEMORY_MIB, SimulatedHost, parse_uri
 from cloudops.hypervisors.simulated.guests import Pending, SimulatedGuest
 from cloudops.hypervisors.simulated.jobs import MigrationFault
 from cloudops.hypervisors.simulated.landscape import Landscape
+from cloudops.hypervisors.simulated.maintenance import MaintenanceFault
 from cloudops.hypervisors.simulated.picture import picture
 from cloudops.hypervisors.simulated.resizing import ResizeFault
 from cloudops.hypervisors.simulated.state import Faults, State
@@ -87,6 +88,11 @@ def add_migration_fault(uri: str, fault: MigrationFault) -> None:
 def clear_migration_faults(uri: str) -> None:
     """No migration fails any more, and those that were held up go on."""
     jobs.clear_faults(_landscape(uri).state)
+
+
+def add_maintenance_fault(uri: str, fault: MaintenanceFault) -> None:
+    """What the endpoint answers to the next requests for its own maintenance mode."""
+    maintenance.add_fault(_landscape(uri).state, fault)
 
 
 def add_resize_fault(uri: str, fault: ResizeFault) -> None:
@@ -162,9 +168,10 @@ class SimulatedHypervisor:
 
     def hosts(self) -> Sequence[HostFacts]:
         self._enter()
-        hosts = self._land.hosts()
+        hosts, vms = self._land.hosts(), self._land.vms()
+        resting = maintenance.entered(self._state, vms, self._uri.maintenance_seconds or 0)
         running: dict[str, list[VmFacts]] = {ref: [] for ref in hosts}
-        for vm in self._land.vms():
+        for vm in vms:
             if vm.power_state in _ALIVE and vm.host_ref in running:
                 running[vm.host_ref].append(vm)
         return [
@@ -183,6 +190,7 @@ class SimulatedHypervisor:
                 networks=host.networks,
                 datastores=host.datastores,
                 migration_uri=self.spec.uri,
+                in_maintenance=host.ref in resting,
             )
             for host in hosts.values()
         ]
@@ -231,6 +239,8 @@ class SimulatedHypervisor:
                 raise VmNotRunning(f"VM {vm.name} is {vm.power_state}; it cannot {action}.")
             raise InvalidState(f"VM {vm.name} is {vm.power_state}; it cannot {action}.")
         with self._state.store.write():
+            if action is PowerAction.START:
+                maintenance.demand_open(self._state, vm.host_ref, self._uri.name)
             if jobs.running(self._state, vm_ref) is not None and action is not PowerAction.STOP:
                 raise Busy(f"VM {vm.name} is being moved.")
             jobs.cancel(self._state, vm_ref, f"VM {vm.name} was stopped.")
@@ -277,10 +287,19 @@ class SimulatedHypervisor:
         self._state.remove_vm(vm_ref)
 
     def enter_maintenance(self, host_ref: str) -> None:
-        raise NotSupported("Simulated hosts have no maintenance mode of their own.")
+        self._demand_maintenance_mode(host_ref)
+        maintenance.enter(self._state, host_ref)
 
     def leave_maintenance(self, host_ref: str) -> None:
-        raise NotSupported("Simulated hosts have no maintenance mode of their own.")
+        self._demand_maintenance_mode(host_ref)
+        maintenance.leave(self._state, host_ref)
+
+    def _demand_maintenance_mode(self, host_ref: str) -> None:
+        self._enter()
+        if self._uri.maintenance_seconds is None:
+            raise NotSupported("Simulated hosts have no maintenance mode of their own without maintenance_seconds=….")
+        if host_ref not in self._land.hosts():
+            raise HypervisorError(f"{self._uri.name} has no host {host_ref}.")
 
     def scaling(self, vm_ref: str) -> ScalingState:
         self._enter()
@@ -329,6 +348,7 @@ class SimulatedHypervisor:
             raise DestinationUnreachable(f"{self._uri.name} cannot reach {target.host_ref} at {land.uri.name}.")
         if (land.state.endpoint, host.ref) == (self._state.endpoint, vm.host_ref):
             raise SameHost(f"VM {vm.name} is on {host.name}.")
+        maintenance.demand_open(land.state, host.ref, host.name)
         return land, host
 
     def _enter(self) -> None:

@@ -52,6 +52,8 @@ class FleetUri:
     state: str = ""
     max_consoles: int | None = None
     migrate_mib_per_second: int = MIGRATE_MIB_PER_SECOND
+    maintenance_seconds: int | None = None
+    """How long a host takes into the platform's own maintenance mode; None: it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def parse_uri(uri: str) -> FleetUri:
     parts = urlsplit(uri)
     options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     state = options.pop("state", "")
-    unknown = options.keys() - {"hosts", "vms", "seed", "max_consoles", "migrate_mib_per_second"}
+    unknown = options.keys() - {"hosts", "vms", "seed", "max_consoles", "migrate_mib_per_second", "maintenance_seconds"}
     if parts.scheme != "simulated" or not parts.netloc or unknown:
         raise InvalidUri(f"{uri!r}" + (f" has unknown options: {', '.join(sorted(unknown))}" if unknown else ""))
     try:
@@ -94,7 +96,8 @@ def parse_uri(uri: str) -> FleetUri:
     rate = numbers.get("migrate_mib_per_second", MIGRATE_MIB_PER_SECOND)
     if rate < 1:
         raise InvalidUri(f"migrate_mib_per_second must be 1 or more; {uri!r}")
-    return FleetUri(parts.netloc, hosts, vms, numbers.get("seed", 1), state, numbers.get("max_consoles"), rate)
+    consoles, maintenance = numbers.get("max_consoles"), numbers.get("maintenance_seconds")
+    return FleetUri(parts.netloc, hosts, vms, numbers.get("seed", 1), state, consoles, rate, maintenance)
 
 
 @lru_cache(maxsize=64)

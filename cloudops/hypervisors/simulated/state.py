@@ -159,8 +159,17 @@ class State:
 
     def reset(self) -> None:
         """Forgets everything that changed; open consoles and migrations end."""
-        tables = ("vm_power", "vm_gone", "vm_here", "vm_shape", "vm_guest", "vm_console", "host_changed")
-        faults = ("endpoint_faults", "migration_fault", "resize_fault")
+        tables = (
+            "vm_power",
+            "vm_gone",
+            "vm_here",
+            "vm_shape",
+            "vm_guest",
+            "vm_console",
+            "host_changed",
+            "host_maintenance",
+        )
+        faults = ("endpoint_faults", "migration_fault", "resize_fault", "maintenance_fault")
         with self.store.write():
             for table in (*tables, *faults, "migration_job"):
                 self.store.execute(f"DELETE FROM {table} WHERE endpoint = ?", self.endpoint)  # noqa: S608

@@ -21,7 +21,7 @@ from cloudops.inventory import endpoints, power, vms
 from cloudops.inventory import tags as tag_rows
 from cloudops.inventory.models import Cluster, Endpoint, Host, Vm
 from placement import maintenance, migration_hold, migration_run, mirror, vm_migrations
-from placement.maintenance import advancing, jobs
+from placement.maintenance import advancing, jobs, platform
 from placement.models import Claim, HostCapacity, Maintenance, MaintenanceMove, VmMigration
 from tests.placement.moving import BY, Moving, claims_add_up
 
@@ -37,10 +37,20 @@ class Drains(Moving):
     runners: dict[uuid.UUID, migration_run._Runner] = field(default_factory=dict)
 
     def build_host(
-        self, name: str, *, gib: int = 64, cluster: str = "Rack 1", rate: int = 1_024, tags: Iterable[str] = ()
+        self,
+        name: str,
+        *,
+        gib: int = 64,
+        cluster: str = "Rack 1",
+        rate: int = 1_024,
+        tags: Iterable[str] = (),
+        maintenance_seconds: int | None = None,
     ) -> Host:
-        """A host of so many GiB for VMs, behind an endpoint of its own."""
+        """A host of so many GiB for VMs, behind an endpoint of its own; ``maintenance_seconds``: its platform has a
+        maintenance mode of its own that takes so long."""
         uri = f"simulated://{self.name}-{name}?hosts=1&vms=0&migrate_mib_per_second={rate}"
+        if maintenance_seconds is not None:
+            uri += f"&maintenance_seconds={maintenance_seconds}"
         simulated.reset(uri)
         endpoint = Endpoint.objects.create(kind="simulated", uri=uri, timeout_seconds=1)
         ref = registry.call(endpoints.spec_of(endpoint), lambda hypervisor: hypervisor.hosts()[0].ref)
@@ -94,6 +104,8 @@ class Drains(Moving):
                 continue  # its runner was killed and its lease still holds
         for pk in advancing.advance_due(now=self.now):
             maintenance.advance(pk, clock=self.clock)
+        for row_id in platform.due(now=self.now):
+            platform.follow(row_id, clock=self.clock)
 
     def run_on(self, key: uuid.UUID) -> None:
         """One runner until it waits: what ``migration_run.run`` does, many side by side."""
@@ -197,7 +209,7 @@ def _with(facts: VmFacts, state: PowerState) -> VmFacts:
 def quiet_queues() -> Iterator[None]:
     """Nothing is handed to Celery: the test is every worker."""
     places: list[tuple[Any, str, Any]] = []
-    for module in (vm_migrations, jobs, advancing, power, vms):
+    for module in (vm_migrations, jobs, advancing, platform, power, vms):
         if hasattr(module, "enqueue"):
             places.append((module, "enqueue", module.enqueue))
             module.enqueue = lambda *_, **__: True  # type: ignore[attr-defined]
