@@ -19,7 +19,7 @@ from cloudops.core.filters import Filters, Flag, Uuid
 from cloudops.core.rest import ApiViewSet, Lists, Retrieves
 from cloudops.inventory import access
 from cloudops.inventory.models import Host
-from consoles import limits, release
+from consoles import foreign, limits, release
 from consoles.models import ConsoleSession, ForeignConnection, ReleaseRequest
 from consoles.serializers import (
     ForeignConnectionSerializer,
@@ -88,13 +88,27 @@ class ForeignConnectionFilters(Filters):
 
 @extend_schema_view(list=extend_schema(summary="List connections that were not made through CloudOps"))
 class ForeignConnectionViewSet(Lists, ApiViewSet):
-    """Connections that the platform has and CloudOps did not make."""
+    """Connections that take slots and are no consoles of ours: made past CloudOps, or left over (`is_ghost`)."""
 
-    queryset = ForeignConnection.objects.select_related("vm", "host")
+    queryset = ForeignConnection.objects.select_related("vm", "host__endpoint")
     serializer_class = ForeignConnectionSerializer
     filterset_class = ForeignConnectionFilters
     ordering = ("first_seen_at", "id")
-    rights = {"*": "fleet.view"}
+    lookup_value_converter = "rowid"
+    rights = {"destroy": "consoles.manage", "*": "fleet.view"}
+    scopes = {"destroy": "console"}
+
+    @extend_schema(
+        summary="End a connection that was not made through CloudOps",
+        description=(
+            "Where the platform can end one and keep the others: vSphere from 7.0.1. Elsewhere 409 `not-supported` or "
+            "`connection-unnamed` with the way out."
+        ),
+        responses={204: None},
+    )
+    def destroy(self, request: Request, pk: int) -> Response:
+        foreign.drop(connection=self.get_object(), by=self.by, now=self.now)
+        return Response(status=204)
 
 
 class ReleaseFilters(Filters):

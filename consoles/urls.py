@@ -26,6 +26,7 @@ urlpatterns = [
     path("consoles/disconnect/", board.disconnect, name="consoles-disconnect"),
     path("consoles/disconnect-idle/", board.disconnect_idle, name="consoles-disconnect-idle"),
     path("consoles/<uuid:session_id>/ask/", board.ask_release, name="console-ask"),
+    path("consoles/foreign/<int:connection_id>/drop/", board.drop, name="foreign-drop"),
     path("my/vms/", vms.my_vms, name="my-vms"),
     path("my/consoles/", mine.my_consoles, name="my-consoles"),
     path("my/consoles/disconnect/", mine.disconnect_mine, name="my-consoles-disconnect"),

@@ -21,8 +21,8 @@ from cloudops.accounts.rights import Right
 from cloudops.core import listing, pages, runtime
 from cloudops.core.requests import actor_of
 from consoles import history as past
-from consoles import limits, overview, release, sessions
-from consoles.models import ConsoleSession, SessionQuerySet
+from consoles import foreign, limits, overview, release, sessions
+from consoles.models import ConsoleSession, ForeignConnection, SessionQuerySet
 from consoles.reasons import ClosedReason
 
 IDLE_FILTER_SECONDS = 300
@@ -91,13 +91,13 @@ def board(request: HttpRequest) -> HttpResponse:
     if request.GET.get("format") == "csv":
         return listing.csv_response("consoles", _COLUMNS, rows.order_by(*order)[: listing.CSV_ROWS])
     page = listing.page(rows, order=order, cursor=request.GET.get("cursor", ""), size=BOARD_SIZE)
-    foreign = limits.fresh_foreign(setting, now).select_related("vm", "host")
+    others = limits.fresh_foreign(setting, now).select_related("vm", "host")
     if "host" in wanted:
-        foreign = foreign.filter(host_id=wanted["host"]) if _is_uuid(wanted["host"]) else foreign.none()
+        others = others.filter(host_id=wanted["host"]) if _is_uuid(wanted["host"]) else others.none()
     context = {
         "page": page,
         "sessions": _shown(page.rows, now),
-        "foreign": list(foreign[:BOARD_SIZE]),
+        "foreign": list(others[:BOARD_SIZE]),
         "totals": totals,
         "settings": setting,
         "now": now,
@@ -211,3 +211,14 @@ def ask_release(request: HttpRequest, session_id: UUID) -> HttpResponse:
     release.ask(session=session, user=person(request), message=message, by=actor_of(request), now=timezone.now())
     text = f"{session.user.get_username()} is asked to release the console of {session.vm.name}."
     return pages.done(request, text, to=pages.back(request, "/consoles/"))
+
+
+@require_POST
+@needs(Right.CONSOLES_MANAGE)
+def drop(request: HttpRequest, connection_id: int) -> HttpResponse:
+    """Ends a connection that is no console of ours."""
+    rows = ForeignConnection.objects.select_related("vm", "host__endpoint")
+    connection = get_object_or_404(rows, pk=connection_id)
+    words = connection.words
+    foreign.drop(connection=connection, by=actor_of(request), now=timezone.now())
+    return pages.done(request, f"The connection {words} is ended.", to=pages.back(request, "/consoles/"))

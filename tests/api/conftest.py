@@ -23,6 +23,7 @@ from cloudops.managers.models import ServerProcess
 from consoles.models import ConsoleSession, ForeignConnection, ReleaseRequest, Status
 from tests.api.fleet import add_placement
 from tests.api.sizes import add_scaling
+from tests.kept import Kept
 
 PASSWORD = "correct horse battery staple"  # the cast's
 PEOPLE = ("anonymous", "stranger", "tenant", "operator", "admin")
@@ -156,6 +157,10 @@ def _consoles(world: World) -> None:
         first_seen_at=world.now,
         last_seen_at=world.now,
     )
+    times = {"first_seen_at": world.now, "last_seen_at": world.now - timedelta(days=1)}  # too old to count
+    world.rows["unnamed"] = ForeignConnection.objects.create(
+        vm=world.web, host=world.host, label="unnamed 1", is_named=False, **times
+    )
 
 
 def _simulated(world: World) -> None:
@@ -169,10 +174,18 @@ def _simulated(world: World) -> None:
     world.host.refresh_from_db()
 
 
+def _build_rows() -> tuple[datetime, dict[str, Any]]:
+    made = build()
+    return made.now, made.rows
+
+
+kept = Kept(_build_rows)
+
+
 @pytest.fixture
 def world(db: None) -> World:
     """See the module's docstring."""
-    return build()
+    return World(*kept())
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cloudops.inventory import urls as inventory_urls
 from cloudops.inventory.models import Vm
 from cloudops.managers import urls as managers_urls
 from consoles import urls as consoles_urls
-from consoles.models import ConsoleSession, ReleaseRequest
+from consoles.models import ConsoleSession, ForeignConnection, ReleaseRequest
 from placement import urls as placement_urls
 from scaling import urls as scaling_urls
 from scaling.models import Resize
@@ -115,6 +115,7 @@ ACTIONS: dict[str, tuple[int, int, int]] = {
     "member-remove": (NO, NO, NO),
     "host-probe": (NO, NO, OK),
     "host-test": (NO, NO, OK),
+    "host-certificate": (NO, NO, 409),
     "host-cordon": (NO, NO, 302),
     "host-uncordon": (NO, NO, 302),
     "host-sync": (NO, NO, 302),
@@ -145,6 +146,7 @@ ACTIONS: dict[str, tuple[int, int, int]] = {
     "consoles-disconnect": (NO, NO, 302),
     "consoles-disconnect-idle": (NO, NO, 302),
     "console-ask": (NO, NO, 302),
+    "foreign-drop": (NO, NO, 503),
     "my-consoles-disconnect": (302, 302, 302),
     "release-answer": (GONE, 302, GONE),
     "vm-size-prepare": (GONE, 409, 409),
@@ -192,6 +194,7 @@ def _objects(installation: Installation) -> dict[str, Any]:
         "vm_id": vm.pk,
         "session_id": session.pk,
         "request_id": asked.pk,
+        "connection_id": ForeignConnection.objects.values_list("pk", flat=True)[0],
         "resize_id": _resize(vm, now).pk,
         "other": other.pk,
     }
