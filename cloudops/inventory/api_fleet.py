@@ -24,16 +24,15 @@ from cloudops.inventory.models import (
     Tag,
     Template,
 )
-from cloudops.inventory.serializers import (
-    ClusterBody,
-    ClusterSerializer,
+from cloudops.inventory.serializers import ClusterBody, ClusterSerializer, HostSerializer
+from cloudops.inventory.serializers_hosts import (
+    CertificateBody,
     ConnectionTest,
     CordonBody,
     HostChange,
     HostCreate,
     HostRemoval,
     HostsAdded,
-    HostSerializer,
     ProbeSerializer,
 )
 from cloudops.inventory.serializers_offerings import (
@@ -205,7 +204,7 @@ class HostFilters(Filters):
 class HostViewSet(Lists, Retrieves, ApiViewSet):
     """Hypervisor hosts."""
 
-    queryset = Host.objects.select_related("endpoint", "cluster").prefetch_related("tags")
+    queryset = Host.objects.select_related("endpoint", "cluster").prefetch_related("host_tags__tag")
     serializer_class = HostSerializer
     filterset_class = HostFilters
     ordering = ("name", "id")
@@ -213,7 +212,8 @@ class HostViewSet(Lists, Retrieves, ApiViewSet):
 
     @extend_schema(
         summary="Add a host",
-        description="Tests the connection first, and adds every host behind the endpoint.",
+        description="Tests the connection first, and adds every host behind the endpoint. A vCenter or ESXi is refused "
+        "with `certificate-unconfirmed` and what it presents, until its `certificate_sha256` is sent along.",
         request=HostCreate,
         responses={201: HostsAdded},
     )
@@ -254,6 +254,18 @@ class HostViewSet(Lists, Retrieves, ApiViewSet):
     @action(detail=True, methods=["post"], url_path="test-connection")
     def test_saved_connection(self, request: Request, pk: str) -> Response:
         return Response(hosts.test_host(self.get_object()).as_dict())
+
+    @extend_schema(
+        summary="Accept another certificate",
+        description="From now on the management service of this host, and of its others, must present this one. "
+        "Refused unless that is the one that it presents now.",
+        request=CertificateBody,
+        responses={204: None},
+    )
+    @action(detail=True, methods=["post"], url_path="accept-certificate")
+    def accept_certificate(self, request: Request, pk: str) -> Response:
+        hosts.accept_certificate(self.get_object(), by=self.by, now=self.now, **self.body(CertificateBody))
+        return Response(status=204)
 
     @extend_schema(
         summary="Cordon a host",

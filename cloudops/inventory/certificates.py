@@ -126,3 +126,9 @@ def note_offered(endpoint: Endpoint, error: CertificateMismatch, *, now: datetim
         sha1 = str(error.numbers.get("found_sha1", ""))
         endpoint.offered_certificate = {"sha256": found, "sha1": sha1, "seen_at": now.isoformat()}
         endpoint.save(update_fields=["offered_certificate"])
+
+
+def offered(endpoint: Endpoint) -> dict[str, Any] | None:
+    """What :func:`note_offered` remembers, ``seen_at`` as a time; None while it presents the accepted certificate."""
+    known = endpoint.offered_certificate
+    return known | {"seen_at": datetime.fromisoformat(known["seen_at"])} if known else None

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from django import forms
+from django.db import models
 
 from cloudops.accounts.models import Project
 from cloudops.hypervisors.port import Kind
+from cloudops.inventory.adding import ANY_ADDRESS, NOT_OF_VSPHERE
 from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, OfferingKind, Template, Vm
 from cloudops.inventory.offering_rules import BOUNDS, LEAST_MEMORY_MIB, MOST_MEMORY_MIB, MOST_VCPUS
 
@@ -38,8 +40,6 @@ class EndpointFields(forms.Form):
         label="URI",
         max_length=500,
         widget=forms.TextInput(attrs={"class": "input-mono", "placeholder": "qemu+tls://kvm-01.example.net/system"}),
-        help_text="libvirt: qemu+tls://HOST/system, qemu+ssh://USER@HOST/system, qemu+tcp://… or qemu+unix:///system. "
-        "Simulated: simulated://NAME?hosts=4&vms=20.",
     )
     username = forms.CharField(max_length=200, required=False, widget=forms.TextInput(attrs={"autocomplete": "off"}))
     secret = forms.CharField(
@@ -47,14 +47,14 @@ class EndpointFields(forms.Form):
         required=False,
         strip=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}, render_value=True),
-        help_text="Stored encrypted and never shown again. TLS and SSH usually need none.",
+        help_text="Stored encrypted and never shown again.",
     )
     certificate_sha256 = forms.CharField(
         label="Certificate fingerprint",
-        max_length=95,
+        max_length=191,
         required=False,
         widget=forms.TextInput(attrs={"class": "input-mono"}),
-        help_text="SHA-256, when the certificate is to be pinned.",
+        help_text="SHA-256. Only this certificate is accepted then.",
     )
     timeout_seconds = forms.IntegerField(label="Deadline of every call", min_value=1, max_value=120, initial=10)
 
@@ -71,7 +71,7 @@ class AddressFields(forms.Form):
     vnc_listen_address = forms.CharField(
         label="VNC listen address",
         max_length=255,
-        initial="0.0.0.0",  # noqa: S104 - what guests' VNC servers listen on
+        initial=ANY_ADDRESS,
         widget=forms.TextInput(attrs={"class": "input-mono"}),
         help_text=_help(Host, "vnc_listen_address"),
     )
@@ -92,20 +92,50 @@ class AddressFields(forms.Form):
     tags = TagsField(help_text="Words that offerings ask for, separated by commas.")
 
 
-class HostAddForm(EndpointFields, AddressFields):
-    """A new management endpoint with its host or hosts."""
+class ClusterSource(models.TextChoices):
+    """Which clusters the hosts of a vCenter go into."""
 
-    kind = forms.ChoiceField(choices=Endpoint.KINDS, initial=Kind.LIBVIRT)
+    PLATFORM = "platform", "The clusters that vCenter has them in, by name"
+    CHOSEN = "chosen", "One cluster, chosen below"
+
+
+class HostAddForm(EndpointFields, AddressFields):
+    """A new management endpoint with its host or hosts. What was typed into fields of another kind does not count."""
+
+    kind = forms.ChoiceField(choices=Endpoint.KINDS, initial=Kind.LIBVIRT, widget=forms.RadioSelect)
+    clusters_from = forms.ChoiceField(
+        label="Its hosts go into",
+        choices=ClusterSource.choices,
+        initial=ClusterSource.PLATFORM,
+        required=False,
+        widget=forms.RadioSelect,
+        help_text="Hosts that join later or change cluster in vCenter follow, if its clusters are taken over.",
+    )
     cluster = forms.ModelChoiceField(
         queryset=Cluster.objects.all(), required=False, empty_label="A new cluster, named below"
     )
     new_cluster = forms.CharField(label="New cluster", max_length=100, required=False)
     field_order = ["kind", "uri"]
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.data.get(self.add_prefix("kind")) == Kind.VSPHERE:
+            self.fields["vnc_listen_address"].required = False
+
     def clean(self) -> dict[str, Any]:
         values: dict[str, Any] = super().clean() or {}
-        if not values.get("cluster") and not values.get("new_cluster"):
+        if values.get("kind") == Kind.VSPHERE:
+            for name in NOT_OF_VSPHERE:
+                values[name] = ""
+                self.errors.pop(name, None)
+            values["takes_clusters_over"] = values.get("clusters_from") != ClusterSource.CHOSEN
+        else:
+            values["takes_clusters_over"] = False
+        if values["takes_clusters_over"]:
+            values["cluster"], values["new_cluster"] = None, ""
+        elif not values.get("cluster") and not values.get("new_cluster"):
             self.add_error("new_cluster", "Choose a cluster above, or name a new one.")
+        values.pop("clusters_from", None)
         return values
 
 
@@ -115,9 +145,16 @@ class ProbeForm(EndpointFields):
     kind = forms.ChoiceField(choices=Endpoint.KINDS)
     management_address = forms.CharField(max_length=255, required=False)
 
+    def clean(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().clean() or {}
+        if values.get("kind") == Kind.VSPHERE:
+            values["management_address"] = ""
+        return values
+
 
 class HostChangeForm(EndpointFields, AddressFields):
-    """What may be changed on a host. An empty password keeps the stored one."""
+    """What may be changed on a host. An empty password keeps the stored one. Fields that hosts of its kind do not have
+    are left out."""
 
     name = forms.CharField(max_length=200)
     cluster = forms.ModelChoiceField(queryset=Cluster.objects.all(), empty_label=None)
@@ -128,12 +165,27 @@ class HostChangeForm(EndpointFields, AddressFields):
         label="Memory", min_value=1, required=False, help_text="Empty: what the host reports."
     )
     forget_secret = forms.BooleanField(label="Forget the stored password", required=False)
+    takes_clusters_over = forms.BooleanField(
+        label="Take over vCenter's clusters",
+        required=False,
+        help_text="Hosts are in the clusters that vCenter has them in, by name, and follow when they change there.",
+    )
     field_order = ["name", "cluster"]
+
+    def __init__(self, *args: Any, host: Host, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        is_vsphere = host.endpoint.kind == Kind.VSPHERE
+        for name in (*NOT_OF_VSPHERE, "forget_secret") if is_vsphere else ("takes_clusters_over",):
+            del self.fields[name]
+        self.follows = host.platform_cluster if host.endpoint.takes_clusters_over else ""
+        if self.follows:
+            self.fields["cluster"].disabled = True
+            self.fields["cluster"].help_text = f"It follows vCenter, where the host is in {self.follows}."
 
     def changes(self) -> dict[str, Any]:
         """What ``hosts.change_host`` takes."""
         values = dict(self.cleaned_data)
-        forget = values.pop("forget_secret")
+        forget = values.pop("forget_secret", False)
         values["secret"] = "" if forget else values["secret"] or None
         return values
 

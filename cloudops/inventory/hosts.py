@@ -348,6 +348,11 @@ def own_tags(host: Host) -> list[str]:
     return list(HostTag.objects.filter(host=host, own=True).values_list("tag__name", flat=True))
 
 
+def platform_tags(host: Host) -> list[str]:
+    """The names of the tags that the platform itself gave, in order."""
+    return list(HostTag.objects.filter(host=host, platform=True).values_list("tag__name", flat=True))
+
+
 def sync_soon(host: Host) -> bool:
     """Queues a synchronisation of the host's endpoint; False when the queue cannot be reached."""
     return enqueue(SYNC_TASK, str(host.endpoint_id))

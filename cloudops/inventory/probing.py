@@ -79,7 +79,7 @@ class ProbeReport:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return asdict(self) | {"unconfirmed": self.unconfirmed, "mismatch": self.mismatch}
 
 
 def endpoint_of(

@@ -12,8 +12,8 @@ from cloudops.accounts.serializers import ProjectRef
 from cloudops.core.rest import Body, Shown
 from cloudops.hypervisors.port import PowerAction
 from cloudops.inventory import vms
-from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Template, Vm
-from cloudops.inventory.serializers_offerings import OfferingRef, TagsField, TemplateRef
+from cloudops.inventory.models import Cluster, Endpoint, Host, HostTag, Offering, Template, Vm
+from cloudops.inventory.serializers_offerings import OfferingRef, TemplateRef
 
 ACTIONS = [(item.value, item.value) for item in PowerAction]
 MAX_POSITION = 2**31 - 1
@@ -45,10 +45,21 @@ class ClusterBody(Body):
     )
 
 
+class OfferedCertificateSerializer(serializers.Serializer[Any]):
+    """A certificate that came instead of the confirmed one."""
+
+    sha256 = serializers.CharField()
+    sha1 = serializers.CharField(allow_blank=True)
+    seen_at = serializers.DateTimeField(help_text="When it was seen first.")
+
+
 class EndpointSerializer(Shown):
-    """The management endpoint behind a host; its secret is never given back."""
+    """The management endpoint behind a host, and perhaps behind others; its secret is never given back."""
 
     has_secret = serializers.SerializerMethodField()
+    offered_certificate = OfferedCertificateSerializer(
+        allow_null=True, help_text="Another certificate that it presents now instead of the confirmed one."
+    )
 
     class Meta:
         model = Endpoint
@@ -59,6 +70,9 @@ class EndpointSerializer(Shown):
             "username",
             "has_secret",
             "certificate_sha256",
+            "certificate_pinned_at",
+            "offered_certificate",
+            "takes_clusters_over",
             "timeout_seconds",
             "synced_at",
         ]
@@ -80,7 +94,10 @@ class HostSerializer(Shown):
 
     endpoint = EndpointSerializer()
     cluster = ClusterRef()
-    tags = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
+    tags = serializers.SerializerMethodField(help_text="All of them, whoever gave them.")
+    own_tags = serializers.SerializerMethodField(help_text="Those that people gave here.")
+    platform_tags = serializers.SerializerMethodField(help_text="Those that the platform itself gives (vSphere).")
+    simulated = serializers.BooleanField(source="is_simulated", help_text="No real machine, or a simulator's.")
     total_cpu_threads = serializers.IntegerField(help_text="The operator's number, else the host's own.")
     total_memory_mib = serializers.IntegerField(help_text="The operator's number, else the host's own.")
 
@@ -93,6 +110,11 @@ class HostSerializer(Shown):
             "endpoint",
             "cluster",
             "tags",
+            "own_tags",
+            "platform_tags",
+            "platform_cluster",
+            "platform_maintenance",
+            "simulated",
             "management_address",
             "vnc_listen_address",
             "migration_uri",
@@ -120,126 +142,19 @@ class HostSerializer(Shown):
             "created_at",
         ]
 
+    def get_tags(self, host: Host) -> list[str]:
+        return [line.tag.name for line in _tag_lines(host)]
 
-class _EndpointBody(Body):
-    uri = serializers.CharField(max_length=500, help_text="For example `qemu+tls://kvm-01.example.org/system`.")
-    username = serializers.CharField(max_length=200, allow_blank=True, required=False)
-    secret = serializers.CharField(
-        max_length=10_000,
-        allow_blank=True,
-        required=False,
-        trim_whitespace=False,
-        write_only=True,
-        help_text="Password; stored encrypted, never given back.",
-    )
-    certificate_sha256 = serializers.CharField(max_length=95, allow_blank=True, required=False)
-    timeout_seconds = serializers.IntegerField(
-        min_value=1, max_value=120, required=False, help_text="Deadline of every call to it."
-    )
-    management_address = serializers.CharField(
-        max_length=255,
-        allow_blank=True,
-        required=False,
-        help_text="Where the console proxy reaches the host. Empty: the address in the URI.",
-    )
+    def get_own_tags(self, host: Host) -> list[str]:
+        return [line.tag.name for line in _tag_lines(host) if line.own]
+
+    def get_platform_tags(self, host: Host) -> list[str]:
+        return [line.tag.name for line in _tag_lines(host) if line.platform]
 
 
-class ConnectionTest(_EndpointBody):
-    """A management endpoint to try; nothing is saved."""
-
-    kind = serializers.ChoiceField(choices=Endpoint.KINDS)
-
-
-class _HostFields(_EndpointBody):
-    vnc_listen_address = serializers.CharField(
-        max_length=255, required=False, help_text="Where guests' VNC servers listen."
-    )
-    migration_uri = serializers.CharField(
-        max_length=500,
-        allow_blank=True,
-        required=False,
-        help_text="Where other hosts' hypervisors send this one VMs. Empty: its own URI, if that works from elsewhere.",
-    )
-    console_limit_override = serializers.IntegerField(
-        min_value=1,
-        max_value=10_000,
-        allow_null=True,
-        required=False,
-        help_text="Consoles that may be open on this host. Null: the installation's limit.",
-    )
-    tags = TagsField(required=False)
-
-
-class HostCreate(_HostFields):
-    """A management endpoint whose hosts are to be added."""
-
-    kind = serializers.ChoiceField(choices=Endpoint.KINDS)
-    cluster = serializers.PrimaryKeyRelatedField(queryset=Cluster.objects.all(), pk_field=serializers.UUIDField())
-    force = serializers.BooleanField(default=False, help_text="Add it even though it cannot be reached now.")
-
-
-class HostChange(_HostFields):
-    """What of a host may be changed; a secret that is not sent stays as it is."""
-
-    name = serializers.CharField(max_length=200, required=False)
-    cluster = serializers.PrimaryKeyRelatedField(
-        queryset=Cluster.objects.all(), pk_field=serializers.UUIDField(), required=False
-    )
-    cpu_threads_override = serializers.IntegerField(
-        min_value=1, max_value=MAX_POSITION, allow_null=True, required=False
-    )
-    memory_mib_override = serializers.IntegerField(min_value=1, max_value=MAX_POSITION, allow_null=True, required=False)
-
-
-class HostRemoval(Body):
-    """How far removing a host goes."""
-
-    force = serializers.BooleanField(default=False, help_text="Also while consoles are open on it; they end.")
-    whole_endpoint = serializers.BooleanField(default=False, help_text="With every host behind the same endpoint.")
-
-
-class HostsAdded(serializers.Serializer[Any]):
-    """The hosts found behind the new endpoint."""
-
-    hosts = HostSerializer(many=True)
-
-
-class CordonBody(Body):
-    """Why no new VMs are to be placed on the host."""
-
-    reason = serializers.CharField(max_length=500, allow_blank=True, default="")
-
-
-class ProbeStepSerializer(serializers.Serializer[Any]):
-    """One step of a connection test."""
-
-    name = serializers.CharField()
-    ok = serializers.BooleanField()
-    detail = serializers.CharField(allow_blank=True)
-    remedy = serializers.CharField(allow_blank=True)
-    elapsed_ms = serializers.FloatField()
-
-
-class HostFactsSerializer(serializers.Serializer[Any]):
-    """A host as its hypervisor reports it."""
-
-    ref = serializers.CharField()
-    name = serializers.CharField()
-    cpu_threads = serializers.IntegerField()
-    cpu_mhz = serializers.IntegerField()
-    cpu_model = serializers.CharField(allow_blank=True)
-    memory_mib = serializers.IntegerField()
-    memory_free_mib = serializers.IntegerField()
-    hypervisor_version = serializers.CharField(allow_blank=True)
-
-
-class ProbeSerializer(serializers.Serializer[Any]):
-    """A connection test: its steps, the last one fails when it is not ok, and what was found."""
-
-    ok = serializers.BooleanField()
-    steps = ProbeStepSerializer(many=True)
-    hosts = HostFactsSerializer(many=True)
-    vm_count = serializers.IntegerField()
+def _tag_lines(host: Host) -> list[HostTag]:
+    """Costs a query for each host unless ``host_tags__tag`` was prefetched."""
+    return sorted(host.host_tags.all(), key=lambda line: line.tag.name)
 
 
 class VmRef(Shown):
@@ -285,6 +200,7 @@ class VmSerializer(Shown):
             "guest_os",
             "has_console",
             "max_consoles",
+            "console_connections",
             "missing_since",
             "synced_at",
             "created_at",

@@ -11,6 +11,7 @@ urlpatterns = [
     path("hosts/probe/", hosts.probe, name="host-probe"),
     path("hosts/<uuid:host_id>/edit/", hosts.edit, name="host-edit"),
     path("hosts/<uuid:host_id>/test/", hosts.test, name="host-test"),
+    path("hosts/<uuid:host_id>/certificate/", hosts.accept_certificate, name="host-certificate"),
     path("hosts/<uuid:host_id>/cordon/", hosts.cordon, name="host-cordon"),
     path("hosts/<uuid:host_id>/uncordon/", hosts.uncordon, name="host-uncordon"),
     path("hosts/<uuid:host_id>/sync/", hosts.sync, name="host-sync"),

@@ -17,7 +17,9 @@ from cloudops.accounts.pages import needs
 from cloudops.accounts.rights import Right
 from cloudops.core import listing, pages, runtime
 from cloudops.core.models import Event, RuntimeSettings, subject_of
+from cloudops.hypervisors.port import Kind
 from cloudops.inventory import endpoints, tags
+from cloudops.inventory.certificates import offered
 from cloudops.inventory.models import Host
 from consoles import history, limits, overview
 from consoles.models import ConsoleSession, ForeignConnection, Status
@@ -54,7 +56,7 @@ def fleet(request: HttpRequest) -> HttpResponse:
 
 
 def _host(host_id: UUID) -> Host:
-    return get_object_or_404(Host.objects.select_related("endpoint", "cluster").prefetch_related("tags"), pk=host_id)
+    return get_object_or_404(Host.objects.select_related("endpoint", "cluster"), pk=host_id)
 
 
 @require_safe
@@ -66,6 +68,7 @@ def host(request: HttpRequest, host_id: UUID) -> HttpResponse:
     foreign = list(limits.fresh_foreign(setting, now).filter(host=host).select_related("vm"))
     vms = list(host.vms.select_related("project", "offering").order_by("name", "id")[: VMS_SHOWN + 1])
     subject = subject_of(host)
+    tag_lines = list(host.host_tags.select_related("tag"))
     context = {
         "row": overview.host_row(host, now=now),
         "host": host,
@@ -80,6 +83,11 @@ def host(request: HttpRequest, host_id: UUID) -> HttpResponse:
         "management_address": endpoints.management_address(host),
         "console_base_url": settings.CONSOLE_BASE_URL,
         "siblings": host.endpoint.hosts.count() - 1,
+        "is_vsphere": host.endpoint.kind == Kind.VSPHERE,
+        "certificate": offered(host.endpoint),
+        "tag_lines": tag_lines,
+        "own_tags": [line.tag.name for line in tag_lines if line.own],
+        "has_platform_tags": any(line.platform for line in tag_lines),
     }
     return pages.show(request, "consoles/host.html", context, fragment="consoles/_host.html")
 
