@@ -22,6 +22,9 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     parser.add_argument("--no-guests", action="store_const", dest="guests", const=0, help="no libvirt, no real guests")
     parser.add_argument(
+        "--vsphere", action="store_true", help="a simulated vCenter too: two ESXi hosts, a real guest on their consoles"
+    )
+    parser.add_argument(
         "--state",
         type=Path,
         metavar="DIR",

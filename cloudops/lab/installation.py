@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudops.lab import checks
+from cloudops.lab.esxi import Esxi
 from cloudops.lab.helper import HostsPlan, HostsProcess
 from cloudops.lab.process import ServiceError
 from cloudops.lab.screen import Screen
@@ -31,6 +32,7 @@ from cloudops.lab.services import PrivateRedis
 from cloudops.lab.supervisor import Program, Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
+GUEST_CACHE = ROOT / "var/lab/guest"
 PEOPLE = {"admin": "admin", "alice": "tenant", "bob": "tenant"}
 CLUSTERS = ("north", "south")
 """Of several hosts; so that moves across clusters can be seen."""
@@ -47,8 +49,8 @@ PASSWORD_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # noqa: S105 - no letters 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to run. ``command``: as a person types it. ``networked``: the hosts are a `Lab`. ``keep``: data and guests'
-    memory stay for the next start."""
+    """What to run. ``command``: as a person types it. ``networked``: the hosts are a `Lab`. ``vsphere``: a simulated
+    vCenter with two ESXi hosts too. ``keep``: data and guests' memory stay for the next start."""
 
     command: str
     state: Path
@@ -59,6 +61,7 @@ class Options:
     networked: bool = False
     guests: int = 2
     fleet: int = 0
+    vsphere: bool = False
     keep: bool = True
     verbose: bool = False
     check: bool = False
@@ -82,6 +85,7 @@ class Installation:
         self.local_url = f"http://{'127.0.0.1' if everywhere else options.host}:{options.port}"
         self.secrets: dict[str, str] = {}
         self.env: dict[str, str] = {}
+        self.vcenter: Esxi | None = None
 
     def run(self) -> None:
         """Until Ctrl-C (KeyboardInterrupt) or, with --check, until everything was looked at. Raises ServiceError."""
@@ -90,6 +94,8 @@ class Installation:
             stack.enter_context(self._only_one())
             _demand_free(self.options)
             self.secrets = load_secrets(self.state / "secrets")
+            if self.options.vsphere:
+                self.vcenter = Esxi(self.state / "vsphere", GUEST_CACHE if self.options.has_hosts else None)
             hosts = stack.enter_context(self._libvirt_hosts()) if self.options.has_hosts else None
             with self.screen.step("Private Redis"):
                 redis = stack.enter_context(PrivateRedis(self.state / "redis"))
@@ -98,15 +104,21 @@ class Installation:
                 self._manage("migrate", "--verbosity=0")
             group = stack.enter_context(Supervisor(self.state / "log"))
             stack.callback(self.screen.say, "Stopping …")
+            if self.vcenter is not None:
+                with self.screen.step("Simulated vCenter with two ESXi hosts"):
+                    group.start(self.vcenter.vcenter(self.env, ROOT))
             with self.screen.step("Web server, worker, scheduler and watcher"):
                 group.start(*self._programs())
             lab = self._await(hosts)
+            if self.vcenter is not None:
+                group.start(*self.vcenter.guest())
             with self.screen.step("People, hosts and VMs"):
                 seeded = self._seed(lab)
             group.demand_alive()
             if self.options.check:
                 with self.screen.step("Checks"):
-                    checks.look_around(self.local_url, "alice", self.secrets["alice"], sorted(lab["guests"]))
+                    names = sorted([*lab["guests"], *(self.vcenter.endpoint()["vms"] if self.vcenter else ())])
+                    checks.look_around(self.local_url, "alice", self.secrets["alice"], names)
                 self.screen.say(f"all checks passed after {time.monotonic() - started:.1f} s")
                 return
             self._greet(seeded, time.monotonic() - started)
@@ -166,7 +178,7 @@ class Installation:
     def _libvirt_hosts(self) -> Iterator[HostsProcess]:
         plan = HostsPlan(
             state_dir=self.state / "libvirt",
-            cache_dir=ROOT / "var/lab/guest",
+            cache_dir=GUEST_CACHE,
             hosts=self.options.hosts,
             guests=tuple(f"demo-{number}" for number in range(1, self.options.guests + 1)),
             socket_gid=os.getgid(),
@@ -279,6 +291,7 @@ class Installation:
             "people": {name: {"password": self.secrets[name], "role": role} for name, role in PEOPLE.items()},
             "hosts": self._as_seen(lab["hosts"]),
             "guests": list(lab["guests"].values()),
+            "vsphere": self.vcenter and self.vcenter.endpoint(),
             "fleet": self.options.fleet,
             "vms_per_host": VMS_PER_SIMULATED_HOST,
             "simulated_state": str(self.state / "simulated" / "fleet.sqlite3"),

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -39,6 +40,16 @@ def free_port(host: str = "127.0.0.1") -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def kept_password(path: Path) -> str:
+    """The password in a file that only its owner can read; made at the first call. Loopback is open to every user of
+    the machine, so even a private service has one."""
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(24))
+    return path.read_text()
 
 
 def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:

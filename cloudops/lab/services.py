@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import secrets
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ from typing import Self
 import psycopg
 import psycopg.sql
 
-from cloudops.lab.process import Child, ServiceError, find_program, free_port, log_tail
+from cloudops.lab.process import Child, ServiceError, find_program, free_port, kept_password, log_tail
 
 HOST = "127.0.0.1"
 START_ATTEMPTS = 3
@@ -117,15 +116,6 @@ class _Service(ABC):
                 return earlier
         return free_port()
 
-    def _load_password(self) -> str:
-        """Loopback is open to every user of the machine, so even a private service has a password."""
-        path = self.state_dir / "password"
-        if not path.exists():
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_urlsafe(24))
-        return path.read_text()
-
 
 class PrivateRedis(_Service):
     """redis-server on loopback, in memory only: nothing CloudOps keeps in Redis must outlive it."""
@@ -138,7 +128,7 @@ class PrivateRedis(_Service):
 
     def _prepare(self) -> None:
         self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.password = self._load_password()
+        self.password = kept_password(self.state_dir / "password")
 
     def _launch(self) -> Child:
         config = self.state_dir / "redis.conf"
@@ -199,7 +189,7 @@ class PrivatePostgres(_Service):
 
     def _prepare(self) -> None:
         self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
-        self.password = self._load_password()
+        self.password = kept_password(self.state_dir / "password")
         if self._run_as is not None:
             self._require_reachable()
         if not (self._data / "PG_VERSION").exists():

@@ -73,9 +73,10 @@ def running(service_dir: Path) -> Iterator[tuple[subprocess.Popen[str], Path, in
 class TestReal:
     pytestmark = real
 
-    def test_it_starts_with_a_guest_and_a_fleet_twice_and_leaves_nothing(self, service_dir: Path) -> None:
+    def test_it_starts_with_guest_vcenter_and_fleet_twice_and_leaves_nothing(self, service_dir: Path) -> None:
         state = service_dir / "demo"
-        options = ("--check", "--guests=1", f"--port={free_port()}")
+        options = ("--check", "--guests=1", "--vsphere", f"--port={free_port()}")
+        pins = []
         for more in (("--fleet=4",), ()):
             done = subprocess.run(
                 command(state, *options, *more),
@@ -88,6 +89,14 @@ class TestReal:
             assert done.returncode == 0, done.stdout + done.stderr
             assert "all checks passed" in done.stdout
             assert processes_of(state) == []
+            with contextlib.closing(sqlite3.connect(state / "cloudops.sqlite3")) as database:
+                pins += database.execute(
+                    "SELECT e.certificate_sha256, h.name, h.simulator, c.name FROM inventory_host h"
+                    " JOIN inventory_endpoint e ON e.id = h.endpoint_id JOIN inventory_cluster c ON c.id = h.cluster_id"
+                    " WHERE e.kind = 'vsphere' ORDER BY h.name"
+                ).fetchall()
+        assert [row[1:] for row in pins] == [("esxi-01", 1, "esxi"), ("esxi-02", 1, "esxi")] * 2
+        assert len({row[0] for row in pins}) == 1
 
     def test_several_hosts_are_in_two_clusters(self, service_dir: Path) -> None:
         state = service_dir / "demo"

@@ -20,7 +20,7 @@ from cloudops.accounts.models import Membership, Project, Role, User
 from cloudops.core.actors import Actor, system
 from cloudops.core.errors import Refusal
 from cloudops.hypervisors.port import Kind
-from cloudops.inventory import clusters, hosts, offerings, vms
+from cloudops.inventory import certificates, clusters, hosts, offerings, vms
 from cloudops.inventory.models import Cluster, Endpoint, Host, Offering, Vm
 
 SEED: Actor = system("demo")
@@ -41,7 +41,7 @@ POLL_SECONDS = 0.3
 
 
 class Command(BaseCommand):
-    help = "Fills the demo (script/demo calls it): people, a project, libvirt hosts, simulated hosts, offerings."
+    help = "Fills the demo (script/demo calls it): people, a project, hosts, offerings."
 
     def handle(self, *args: Any, **options: Any) -> None:
         wanted: dict[str, Any] = json.load(sys.stdin)
@@ -53,8 +53,12 @@ class Command(BaseCommand):
                 self.real_host(host, now)
             if wanted.get("fleet"):
                 self.fleet(wanted["fleet"], wanted["vms_per_host"], wanted["simulated_state"], now)
-            if wanted["guests"]:
-                self.hand_over(wanted["guests"], wanted["wait_seconds"])
+            guests = list(wanted["guests"])
+            if vcenter := wanted.get("vsphere"):
+                self.vcenter(vcenter, now)
+                guests += vcenter["vms"].values()
+            if guests:
+                self.hand_over(guests, wanted["wait_seconds"])
         except Refusal as refusal:
             raise CommandError(f"{refusal.detail} {refusal.numbers}") from refusal
         self.stdout.write(json.dumps({"changed_passwords": changed, "vms": Vm.objects.count()}))
@@ -101,6 +105,17 @@ class Command(BaseCommand):
         elif known.endpoint.uri != wanted["uri"]:
             hosts.change_host(known, uri=wanted["uri"], by=SEED, now=now)
 
+    def vcenter(self, wanted: dict[str, Any], now: datetime) -> None:
+        """The simulated vCenter, known by its user: its port or certificate may be another one than last time."""
+        access = {name: wanted[name] for name in ("uri", "secret", "certificate_sha256")}
+        known = Endpoint.objects.filter(kind=Kind.VSPHERE, username=wanted["username"]).first()
+        if known is None:
+            hosts.add_host(kind=Kind.VSPHERE, username=wanted["username"], **access, by=SEED, now=now)
+        elif known.uri != wanted["uri"] or not certificates.same(
+            known.certificate_sha256, wanted["certificate_sha256"]
+        ):
+            hosts.change_host(known.hosts.all()[0], **access, by=SEED, now=now)
+
     def fleet(self, count: int, vms_per_host: int, state: str, now: datetime) -> None:
         """``count`` simulated hosts over the cities' clusters; another count than last time replaces their URIs."""
         for index, (city, share) in enumerate(zip(CITIES, _shares(count, len(CITIES)), strict=True)):
@@ -119,7 +134,8 @@ class Command(BaseCommand):
         """Waits until the guests are discovered, then gives those that belong to nobody to the project, and an
         offering that their size fits."""
         deadline = time.monotonic() + wait_seconds
-        found = Vm.objects.filter(host__endpoint__kind=Kind.LIBVIRT, ref__in=guests, missing_since=None)
+        kinds = (Kind.LIBVIRT, Kind.VSPHERE)
+        found = Vm.objects.filter(host__endpoint__kind__in=kinds, ref__in=guests, missing_since=None)
         while found.count() < len(guests):
             if time.monotonic() > deadline:
                 raise CommandError(f"only {found.count()} of {len(guests)} guests were discovered in {wait_seconds} s")
