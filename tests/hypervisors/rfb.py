@@ -2,20 +2,80 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
+import ssl
 import struct
+from contextlib import ExitStack
+from typing import Protocol
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from cloudops.hypervisors.port import ConsoleEndpoint, Transport
 
 SECONDS = 10.0
 
 
+class Line(Protocol):
+    """What is used of a socket."""
+
+    def recv(self, count: int, /) -> bytes: ...
+    def sendall(self, data: bytes, /) -> None: ...
+    def settimeout(self, seconds: float, /) -> None: ...
+    def close(self) -> None: ...
+
+
+class WebSocketLine:
+    """A ``WSS`` endpoint as a socket; the certificate must be the one that the endpoint names."""
+
+    def __init__(self, endpoint: ConsoleEndpoint) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self._stack = ExitStack()
+        self._socket = self._stack.enter_context(
+            connect(endpoint.url, ssl=context, subprotocols=[Subprotocol("binary")], compression=None, close_timeout=1)
+        )
+        assert isinstance(self._socket.socket, ssl.SSLSocket)
+        served = self._socket.socket.getpeercert(binary_form=True) or b""
+        for name, expected in (("sha256", endpoint.certificate_sha256), ("sha1", endpoint.certificate_sha1)):
+            assert expected.replace(":", "").lower() in ("", hashlib.new(name, served).hexdigest())
+        assert endpoint.certificate_sha256 or endpoint.certificate_sha1
+        self._seconds = SECONDS
+        self._rest = b""
+
+    def recv(self, count: int, /) -> bytes:
+        try:
+            while not self._rest:
+                message = self._socket.recv(self._seconds)
+                assert isinstance(message, bytes)
+                self._rest = message
+        except ConnectionClosed:
+            return b""
+        data, self._rest = self._rest[:count], self._rest[count:]
+        return data
+
+    def sendall(self, data: bytes, /) -> None:
+        self._socket.send(data)
+
+    def settimeout(self, seconds: float, /) -> None:
+        self._seconds = seconds
+
+    def close(self) -> None:
+        self._stack.close()
+
+
 class RfbClient:
     """A console past its handshake (security type None)."""
 
     def __init__(self, endpoint: ConsoleEndpoint) -> None:
+        self.line: Line
         if endpoint.transport is Transport.FD:
             self.line = socket.socket(fileno=endpoint.fd)
+        elif endpoint.transport is Transport.WSS:
+            self.line = WebSocketLine(endpoint)
         else:
             self.line = socket.create_connection((endpoint.host, endpoint.port), SECONDS)
         self.line.settimeout(SECONDS)

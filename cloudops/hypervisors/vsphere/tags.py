@@ -64,7 +64,6 @@ class TagReader:
             finally:
                 connection.close()
 
-
     def _read(self, connection: PinnedConnection, host_refs: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         asked = {"object_ids": [{"id": ref, "type": "HostSystem"} for ref in host_refs]}
         answer = self._ask(connection, "POST", "tag-association?action=list-attached-tags-on-objects", asked)
