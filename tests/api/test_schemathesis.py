@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -92,6 +93,12 @@ OPERATIONS = {
 }
 
 
+@cache
+def application() -> Any:
+    """One for all tests: Schemathesis looks through all modules of each that it has not met."""
+    return get_wsgi_application()
+
+
 @pytest.fixture(autouse=True)
 def _no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rate limits have tests of their own."""
@@ -116,8 +123,7 @@ def test_the_whole_description_is_looked_at() -> None:
 def test_no_request_brings_the_api_down(world: World, label: str) -> None:
     """Every request is sent by an administrator and by a tenant."""
     operation = OPERATIONS[label]
-    operation.schema.app = get_wsgi_application()
-    operation.app = operation.schema.app
+    operation.schema.app = operation.app = application()
     tokens = [_token_headers(world, person) for person in ("admin", "tenant")]
 
     def positive(case: Any, choice: Any) -> None:
@@ -140,8 +146,7 @@ def test_no_request_brings_the_api_down(world: World, label: str) -> None:
 def test_what_an_administrator_may_do_is_answered_as_described(world: World, row: Row) -> None:
     """Random requests reach success by chance; the matrix's requests surely do."""
     operation, names = _operation(row)
-    operation.schema.app = get_wsgi_application()
-    operation.app = operation.schema.app
+    operation.schema.app = operation.app = application()
     ids = dict(zip(names, [str(world.rows[name].pk) for name in re.findall(r"{(\w+)}", row.path)], strict=True))
     body = {} if row.body is None else {"body": json.loads(json.dumps(filled(row.body, world), default=str))}
     media_type = "application/json" if row.body is not None else None

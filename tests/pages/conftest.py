@@ -10,15 +10,17 @@ from django.test import Client
 from django.utils import timezone
 
 from cloudops.accounts.models import User
+from tests.kept import Kept
 from tests.pages.installation import PASSWORD, Installation, build
 
 As = Callable[[User | None], Client]
+kept = Kept(lambda: build(timezone.now(), password=""))
 
 
 @pytest.fixture
 def installation(db: None) -> Installation:
     """Three hosts with VMs, consoles, people, events and operations."""
-    return build(timezone.now(), password="")
+    return kept()
 
 
 @pytest.fixture
