@@ -74,7 +74,7 @@ def _tables() -> dict[str, str]:
     """Columns of each table, as SQL."""
     models = [model for model in apps.get_models(include_auto_created=True) if model._meta.managed]
     return {
-        model._meta.db_table: ", ".join(_quoted(field.column) for field in model._meta.local_concrete_fields)
+        model._meta.db_table: ", ".join(_quoted(str(field.column)) for field in model._meta.local_concrete_fields)
         for model in models
         if not model._meta.proxy
     }
