@@ -67,6 +67,17 @@ def _vnic(host: Host) -> Any:
     return vim.host.VirtualNic(device="vmk0", key="key-vim.host.VirtualNic-vmk0", portgroup="Management", spec=spec)
 
 
+def _roles(host: Host) -> Any:
+    card = _vnic(host)
+    chosen = vim.host.VirtualNicManager.NetConfig(
+        nicType="management",
+        multiSelectAllowed=True,
+        candidateVnic=array("vim.host.VirtualNic", [card]),
+        selectedVnic=[card.key],
+    )
+    return array("vim.host.VirtualNicManager.NetConfig", [chosen])
+
+
 def config(host: Host) -> Any:
     if host.connection != "connected":
         return None
@@ -75,11 +86,12 @@ def config(host: Host) -> Any:
             host=host.ref,
             product=_product(host),
             network=vim.host.NetworkInfo(
-                vnic=[_vnic(host)],
+                vnic=array("vim.host.VirtualNic", [_vnic(host)]),
                 dnsConfig=vim.host.DnsConfig(
                     dhcp=False, hostName=host.name.split(".")[0], domainName=host.name.partition(".")[2]
                 ),
             ),
+            virtualNicManagerInfo=vim.host.VirtualNicManagerInfo(netConfig=_roles(host)),
             certificate=list(host.certificate_pem.encode()),
         )
     )
