@@ -158,6 +158,8 @@ class Host(Entity):
     memory_used_mib: int | None = None
     uuid: str = ""
     thumbprint_sha1: str = ""
+    entering: int = 0
+    """Tasks that wait to put it into maintenance; nothing comes to it meanwhile."""
     certificate_pem: str = ""
 
     def __post_init__(self) -> None:
@@ -167,6 +169,9 @@ class Host(Entity):
     @property
     def name(self) -> str:
         return self.plan.name
+
+    def effective_evc(self) -> str:
+        return self.cluster.plan.evc_mode or self.plan.evc_mode
 
     def demand_mib(self) -> int:
         """What it uses, unless somebody set it: two GiB and its running VMs' memory."""
@@ -212,13 +217,25 @@ class Vm(Entity):
     tools_running: bool = True
     busy: bool = False
     """A task changes it; others get TaskInProgress."""
+    required_evc: str = ""
+    """The CPU mode that it was started with; a host must have at least this."""
+    config_version: int = 1
     template: bool = False
     booted_at: datetime = BOOTED_AT
 
     def __post_init__(self) -> None:
         super().__init__()
         if self.power == "poweredOn":
-            self.boot_memory_mib, self.boot_cpus = self.memory_mib, self.cpus
+            self.start()
+
+    def start(self) -> None:
+        """What a start settles: the size that hot-add counts from, and the CPU mode."""
+        self.boot_memory_mib, self.boot_cpus = self.memory_mib, self.cpus
+        self.required_evc = self.host.effective_evc()
+
+    def stop(self) -> None:
+        self.boot_memory_mib = self.boot_cpus = None
+        self.required_evc = ""
 
     def limit_mib(self) -> int:
         """The most memory it could have live (config.hotPlugMemoryLimit): 16 times what it started with; a Linux

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from tests.vsphere.fake.types import Fault, refuse, support, vim, vmodl
 
 if TYPE_CHECKING:
     from tests.vsphere.fake.service import Call, Service
+
+log = logging.getLogger(__name__)
 
 STEPS = 5
 KEPT = 1000
@@ -28,14 +31,17 @@ def start(
     finish: Finish,
     *,
     seconds: float | None = None,
+    check: Finish | None = None,
     until: Ready | None = None,
     within_seconds: float = 0,
     is_exclusive: bool = True,
+    over: Callable[[], None] | None = None,
 ) -> Any:
     """Begins the task of the method called and answers its reference; call it under the world's lock.
 
-    ``finish`` runs under the lock when ``until`` (if any) holds, before ``within_seconds`` are over (0: no limit, else
-    Timedout); what it returns or raises is the task's end. Raises: TaskInProgress for a VM that another task has.
+    ``check`` runs when it begins. ``finish`` runs under the lock when ``until`` (if any) holds, before
+    ``within_seconds`` are over (0: no limit, else Timedout); what it returns or raises is the task's end. ``over``
+    runs in the end either way. Raises: TaskInProgress for a VM that another task has.
     """
     service = call.service
     if isinstance(entity, Vm) and is_exclusive:
@@ -54,7 +60,7 @@ def start(
     service.world.tasks[task.mo_id] = task
     _forget(service)
     service.world.changed(entity)
-    work = _Work(service, task, call.name, finish, until, within_seconds)
+    work = _Work(service, task, call.name, check, finish, until, within_seconds, over)
     running = asyncio.get_running_loop().create_task(work.run(service.task_seconds if seconds is None else seconds))
     service.background.add(running)
     running.add_done_callback(service.background.discard)
@@ -73,20 +79,27 @@ class _Work:
         service: Service,
         task: Task,
         method: str,
+        check: Finish | None,
         finish: Finish,
         until: Ready | None,
         within_seconds: float,
+        over: Callable[[], None] | None,
     ) -> None:
         self._service = service
         self._task = task
         self._method = method
+        self._check = check
         self._finish = finish
         self._until = until
         self._within_seconds = within_seconds
+        self._over = over
 
     async def run(self, seconds: float) -> None:
         task, world = self._task, self._service.world
         try:
+            if self._check is not None:
+                with world.lock:
+                    self._check()
             await self._advance(seconds)
             await self._await_ready()
             with world.lock:
@@ -95,9 +108,15 @@ class _Work:
                 task.state, task.progress = "success", 100
         except Fault as raised:
             task.state, task.error = "error", raised.detail
+        except Exception as error:
+            log.exception("the fake failed in %s", task.name)
+            broken = refuse(vmodl.fault.SystemError, f"the fake failed: {error!r}", reason=repr(error))
+            task.state, task.error = "error", broken.detail
         finally:
             with world.lock:
                 task.ended_at = datetime.now(UTC)
+                if self._over is not None:
+                    self._over()
                 if isinstance(task.entity, Vm) and not world.running_tasks(task.entity):
                     task.entity.busy = False
                 world.changed(task, task.entity)

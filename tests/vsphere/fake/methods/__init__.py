@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
-from tests.vsphere.fake.methods import collecting, console, power, search, sessions
+from tests.vsphere.fake.methods import (
+    collecting,
+    console,
+    maintenance,
+    moving,
+    power,
+    reconfiguring,
+    rights,
+    search,
+    sessions,
+)
 
-__all__ = ["collecting", "console", "power", "search", "sessions"]
+__all__ = ["collecting", "console", "maintenance", "moving", "power", "reconfiguring", "rights", "search", "sessions"]

@@ -8,13 +8,13 @@ from typing import Any
 from tests.vsphere.fake import tasks
 from tests.vsphere.fake.entities import Vm
 from tests.vsphere.fake.service import Call, method
-from tests.vsphere.fake.types import refuse, vim
+from tests.vsphere.fake.types import refuse, vim, vmodl
 
 
 def reachable(vm: Vm) -> None:
     """Raises: HostNotConnected."""
     if vm.host.connection != "connected":
-        raise refuse(vim.fault.HostNotConnected, f"The host {vm.host.name} is not connected.")
+        raise refuse(vmodl.fault.HostNotConnected, f"The host {vm.host.name} is not connected.")
 
 
 def wrong_power(vm: Vm, wanted: str) -> Exception:
@@ -31,9 +31,9 @@ def _set(call: Call, vm: Vm, power: str, reason: str) -> None:
     if power == "poweredOn":
         vm.booted_at = datetime.now(UTC)
         if vm.boot_memory_mib is None:
-            vm.boot_memory_mib, vm.boot_cpus = vm.memory_mib, vm.cpus
+            vm.start()
     elif power == "poweredOff":
-        vm.boot_memory_mib = vm.boot_cpus = None
+        vm.stop()
     call.world.changed(vm, vm.host)
     if power != "poweredOn":
         call.service.consoles.drop_all(vm, 1001, reason)
@@ -55,7 +55,7 @@ def _begin(call: Call, to: str, *, allowed: tuple[str, ...], reason: str = "") -
 @method("PowerOnVM_Task", privilege="VirtualMachine.Interact.PowerOn")
 def power_on(call: Call, host: Any = None) -> Any:
     vm = call.entity()
-    if vm.host.in_maintenance:
+    if vm.host.in_maintenance or vm.host.entering:
         raise refuse(vim.fault.InvalidHostState, "The host is in maintenance mode.", host=vm.host.ref)
     return _begin(call, "poweredOn", allowed=("poweredOff", "suspended"))
 

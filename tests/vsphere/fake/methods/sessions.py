@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from tests.vsphere.fake.methods.rights import privilege_list
 from tests.vsphere.fake.service import Call, method
 from tests.vsphere.fake.types import filled, refuse, vim, vmodl
 
@@ -89,6 +90,8 @@ def fetch(call: Call, prop: str) -> Any:
     _ = call.session
     if isinstance(call.this, vim.TaskManager):
         return None
+    if isinstance(call.this, vim.AuthorizationManager):
+        return privilege_list() if prop == "privilegeList" else None
     entity = call.entity()
     return entity.value(prop)
 

@@ -81,7 +81,7 @@ def memory_allocation(vm: Vm) -> Any:
 def config(vm: Vm) -> Any:
     return filled(
         vim.vm.ConfigInfo(
-            changeVersion=str(vm.revision),
+            changeVersion=str(vm.config_version),
             name=vm.name,
             guestId=vm.plan.guest_id,
             guestFullName=vm.plan.guest_name,
@@ -123,7 +123,7 @@ def runtime(vm: Vm) -> Any:
             numMksConnections=vm.connections,
             maxCpuUsage=vm.cpus * vm.host.plan.cpu_mhz if is_on else None,
             maxMemoryUsage=vm.memory_mib if is_on else None,
-            minRequiredEVCModeKey=vm.host.cluster.plan.evc_mode or vm.host.plan.evc_mode if is_on else None,
+            minRequiredEVCModeKey=vm.required_evc or None,
         )
     )
 
