@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 from typing import Final, cast
+from urllib.parse import urlsplit
 
 from cloudops.hypervisors.port import ConsoleEndpoint, Transport
 from consoles.relay import rfb, tls
@@ -197,7 +198,9 @@ def _abort(stream: HandshakeStream) -> None:
 def _name(endpoint: ConsoleEndpoint) -> str:
     if endpoint.transport is Transport.FD:
         return f"file descriptor {endpoint.fd}"
-    return f"{endpoint.host}:{endpoint.port}" if endpoint.transport is not Transport.WSS else endpoint.host or "wss"
+    if endpoint.transport is Transport.WSS:
+        return urlsplit(endpoint.url).netloc  # not all of it: a ticket is a secret
+    return f"{endpoint.host}:{endpoint.port}"
 
 
 def _local_address(transport: asyncio.Transport) -> tuple[str, int] | None:
