@@ -7,7 +7,7 @@ import socket
 import ssl
 import struct
 from contextlib import ExitStack
-from typing import Protocol
+from typing import Any, Protocol
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -24,6 +24,7 @@ class Line(Protocol):
     def recv(self, count: int, /) -> bytes: ...
     def sendall(self, data: bytes, /) -> None: ...
     def settimeout(self, seconds: float, /) -> None: ...
+    def getsockname(self) -> Any: ...
     def close(self) -> None: ...
 
 
@@ -62,6 +63,9 @@ class WebSocketLine:
 
     def settimeout(self, seconds: float, /) -> None:
         self._seconds = seconds
+
+    def getsockname(self) -> Any:
+        return self._socket.socket.getsockname()
 
     def close(self) -> None:
         self._stack.close()

@@ -9,8 +9,8 @@ from pyVmomi import vim, vmodl
 from cloudops.hypervisors.port import HostFacts, VmFacts, VmNotFound
 from cloudops.hypervisors.vsphere import facts
 from cloudops.hypervisors.vsphere.link import Link
-from cloudops.hypervisors.vsphere.lookup import find_vm
-from cloudops.hypervisors.vsphere.properties import collect, read_many, read_row
+from cloudops.hypervisors.vsphere.lookup import by_uuid
+from cloudops.hypervisors.vsphere.properties import collect, read_around
 from cloudops.hypervisors.vsphere.tags import TagReader
 
 _SHARED = {vim.Datastore: facts.DATASTORE_PATHS, vim.Network: facts.NETWORK_PATHS}
@@ -40,26 +40,14 @@ def vms(link: Link) -> Sequence[VmFacts]:
 
 def vm(link: Link, vm_ref: str) -> VmFacts:
     """One VM. Raises VmNotFound."""
-    found = find_vm(link, vm_ref)
+    found = by_uuid(link, vm_ref)
+    wanted = {vim.VirtualMachine: facts.VM_PATHS, vim.HostSystem: facts.HOST_OF_VM_PATHS, **_SHARED}
     try:
-        row = read_row(link, found.vm, facts.VM_PATHS)
-        networks, stores = row.values.get("network") or (), _datastores(row.values.get("config.hardware.device") or ())
-        around = facts.surroundings(
-            [
-                *read_many(link, [found.host] if found.host else (), facts.HOST_OF_VM_PATHS),
-                *read_many(link, networks, facts.NETWORK_PATHS),
-                *read_many(link, stores, facts.DATASTORE_PATHS),
-            ]
-        )
+        rows = read_around(link, found, ("runtime.host", "datastore", "network"), wanted)
     except vmodl.fault.ManagedObjectNotFound as error:
         raise VmNotFound(f"VM {vm_ref} has just gone.") from error
-    read = facts.vm_facts(row, around)
-    if read is None:
-        raise VmNotFound(f"{found.name} is a template, or vCenter cannot read it.")
-    return read
-
-
-def _datastores(devices: Sequence[object]) -> list[vim.Datastore]:
-    backings = [getattr(device, "backing", None) for device in devices]
-    stores = [getattr(backing, "datastore", None) for backing in backings]
-    return list({store._moId: store for store in stores if store is not None}.values())
+    around = facts.surroundings(rows)
+    for row in rows:
+        if row.ref == found._moId and (read := facts.vm_facts(row, around)) is not None:
+            return read
+    raise VmNotFound(f"VM {vm_ref} is a template, or vCenter cannot read it.")

@@ -58,13 +58,16 @@ class Found:
 
 def find_vm(link: Link, vm_ref: str) -> Found:
     """The VM with this instance UUID (``SearchIndex.FindByUuid``). Raises VmNotFound."""
-    found = _by_uuid(link, vm_ref)
+    found = by_uuid(link, vm_ref)
     try:
-        values = properties.read(link, found, _VM_PATHS)
-        host = values.get("runtime.host")
-        of_host = properties.read(link, host, _HOST_PATHS) if host is not None else {}
+        rows = properties.read_around(
+            link, found, ("runtime.host",), {vim.VirtualMachine: _VM_PATHS, vim.HostSystem: _HOST_PATHS}
+        )
     except vmodl.fault.ManagedObjectNotFound as error:
         raise VmNotFound(f"VM {vm_ref} has just gone.") from error
+    values = next((row.values for row in rows if row.ref == found._moId), {})
+    of_host = next((row.values for row in rows if isinstance(row.obj, vim.HostSystem)), {})
+    host = values.get("runtime.host")
     return Found(
         vm=found,
         ref=vm_ref,
@@ -103,7 +106,8 @@ def host_problem(values: Mapping[str, Any]) -> str:
     return _PROBLEMS.get(values.get("runtime.connectionState", ""), "")
 
 
-def _by_uuid(link: Link, vm_ref: str) -> vim.VirtualMachine:
+def by_uuid(link: Link, vm_ref: str) -> vim.VirtualMachine:
+    """Raises VmNotFound."""
     try:
         reference = str(uuid.UUID(vm_ref))
     except ValueError as error:

@@ -28,6 +28,7 @@ _KINDS: Mapping[Where, type[Any]] = {
 
 
 _UNTOLD = (
+    vmodl.fault.InvalidArgument,  # it knows other privileges
     vmodl.fault.SecurityError,
     vmodl.fault.NotSupported,
     vmodl.fault.MethodNotFound,

@@ -39,7 +39,6 @@ PRIVILEGES: tuple[Privilege, ...] = (
     Privilege("VirtualMachine.Interact.PowerOff", Where.VM, "to stop VMs and to shut them down"),
     Privilege("VirtualMachine.Interact.Reset", Where.VM, "to reset and reboot VMs"),
     Privilege("VirtualMachine.Interact.Suspend", Where.VM, "to pause VMs"),
-    Privilege("VirtualMachine.Interact.CreateScreenshot", Where.VM, "for pictures of VMs' displays"),
     Privilege("VirtualMachine.Config.CPUCount", Where.VM, "to change how many vCPUs a VM has"),
     Privilege("VirtualMachine.Config.Memory", Where.VM, "to change how much memory a VM has"),
     Privilege("VirtualMachine.Config.Resource", Where.VM, "to change a VM's CPU shares and limit"),

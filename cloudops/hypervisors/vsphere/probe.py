@@ -30,7 +30,10 @@ def probe(session: Session) -> Sequence[ProbeStep]:
             if not steps[-1].ok:
                 break
     finally:
-        session.discard(link)
+        if steps and steps[-1].ok:
+            session.release(link)  # so that it is there for logging out
+        else:
+            session.discard(link)
     return steps
 
 

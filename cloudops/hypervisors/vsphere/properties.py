@@ -43,28 +43,19 @@ def collect(link: Link, wanted: Wanted) -> list[Row]:
 
 def read(link: Link, obj: Any, paths: Sequence[str]) -> Mapping[str, Any]:
     """Properties of one object. Raises ManagedObjectNotFound when it is gone."""
-    return read_row(link, obj, paths).values
-
-
-def read_row(link: Link, obj: Any, paths: Sequence[str]) -> Row:
-    """:func:`read`, with what may not be read."""
-    spec = _Collector.FilterSpec(
-        objectSet=[_Collector.ObjectSpec(obj=obj)],
-        propSet=[_Collector.PropertySpec(type=type(obj), pathSet=list(paths))],
-    )
-    rows = _retrieve(link, spec)
+    rows = read_around(link, obj, (), {type(obj): paths})
     if not rows:
         raise vmodl.fault.ManagedObjectNotFound(obj=obj)
-    return rows[0]
+    return rows[0].values
 
 
-def read_many(link: Link, objects: Sequence[Any], paths: Sequence[str]) -> list[Row]:
-    """Properties of some objects of one kind; those that are gone make it raise ManagedObjectNotFound."""
-    if not objects:
-        return []
+def read_around(link: Link, obj: Any, along: Sequence[str], wanted: Wanted) -> list[Row]:
+    """An object and what its properties ``along`` refer to, in one request; the wanted properties of each kind. Raises
+    ManagedObjectNotFound when the object is gone."""
+    steps = [_Collector.TraversalSpec(name=path, type=type(obj), path=path, skip=False) for path in along]
     spec = _Collector.FilterSpec(
-        objectSet=[_Collector.ObjectSpec(obj=obj) for obj in objects],
-        propSet=[_Collector.PropertySpec(type=type(objects[0]), pathSet=list(paths))],
+        objectSet=[_Collector.ObjectSpec(obj=obj, selectSet=steps)],
+        propSet=[_Collector.PropertySpec(type=kind, pathSet=list(paths)) for kind, paths in wanted.items()],
     )
     return _retrieve(link, spec)
 

@@ -67,17 +67,17 @@ class Session:
         except BaseException as error:
             if not isinstance(error, (HypervisorError, vmodl.MethodFault)):
                 link.is_broken = True
-            self._give_back(link)
+            self.release(link)
             failure = self._typed(error)
             if failure is error:
                 raise
             raise failure from error
         else:
-            self._give_back(link)
+            self.release(link)
 
     def fresh(self, deadline: float) -> Link:
         """A connection that is neither connected nor logged in yet, for a test of the way step by step. The caller
-        gives it back with :meth:`discard`."""
+        gives it back with :meth:`release`, or with :meth:`discard` if it is of no use."""
         link = Link(self.address, self.trust, self._renew)
         link.deadline = deadline
         with self._lock:
@@ -205,7 +205,8 @@ class Session:
         finally:
             self._login_lock.release()
 
-    def _give_back(self, link: Link) -> None:
+    def release(self, link: Link) -> None:
+        """Keeps a connection for the next call, or closes it."""
         link.used_at = time.monotonic()
         with self._lock:
             self._used.discard(link)
