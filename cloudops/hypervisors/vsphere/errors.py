@@ -88,6 +88,7 @@ _KINDS: dict[str, tuple[type[HypervisorError], str]] = {
     "vim.fault.DeviceNotSupported": (DestinationIncompatible, _DEVICE_REMEDY),
     "vim.fault.NoCompatibleHost": (DestinationIncompatible, ""),
     "vim.fault.CpuIncompatible": (CpuIncompatible, ""),
+    "vim.fault.FeatureRequirementsNotMet": (CpuIncompatible, ""),
     "vim.fault.EVCConfigFault": (CpuIncompatible, ""),
     "vim.fault.EVCModeIllegalByVendor": (CpuIncompatible, ""),
     "vim.fault.VirtualHardwareCompatibilityIssue": (DestinationIncompatible, ""),
@@ -111,6 +112,18 @@ _KINDS: dict[str, tuple[type[HypervisorError], str]] = {
     "vim.fault.VmConfigFault": (ResizeFailed, ""),
 }
 """By the fault's class or the nearest of its bases; what is not here is a plain HypervisorError."""
+
+_OURS: dict[type[HypervisorError], str] = {
+    HypervisorError: "Look at the detail, and at the task or event in the vSphere Client.",
+    TimedOut: "Look at the task in the vSphere Client; vCenter or the host may be overloaded.",
+    MigrationFailed: "Look at the detail and at the task in the vSphere Client, then try again or choose another host.",
+    DestinationIncompatible: "Choose another host; the vSphere Client says more on what this one lacks.",
+    CpuIncompatible: "Choose a host with such a CPU, or power the VM off and on again in a cluster with a lower EVC mode.",
+    StorageMissing: "Connect the datastore to the host, have the disks moved along, or choose another host.",
+    NetworkMissing: "Create the port group of this name on the host, or choose another host.",
+    ResizeFailed: "Look at the detail and at the task in the vSphere Client; continue, or go back to the size it had.",
+}
+"""The way out on vSphere, where the port's own words name another platform's means."""
 
 _NUMBERS = (
     "connectionLimit",
@@ -181,7 +194,7 @@ def _of_fault(fault: Any) -> HypervisorError:
         kind, remedy = VmNotFound, ""
     elif _is_memory_step(fault):
         kind = MemoryMisaligned
-    return kind(detail, platform_code=_class_name(fault), numbers=numbers, remedy=remedy)
+    return kind(detail, platform_code=_class_name(fault), numbers=numbers, remedy=remedy or _OURS.get(kind, ""))
 
 
 def _kind(fault: Any) -> tuple[type[HypervisorError], str]:
@@ -196,6 +209,7 @@ def _of_hosts(fault: vim.fault.NoCompatibleHost) -> HypervisorError:
     reasons: Sequence[Any] = fault.error or ()
     kinds = {_kind(reason) for reason in reasons}
     kind, remedy = kinds.pop() if len(kinds) == 1 else (DestinationIncompatible, "")
+    remedy = remedy or _OURS.get(kind, "")
     detail = " ".join(dict.fromkeys([words(fault), *(words(reason) for reason in reasons)]))
     return kind(detail, platform_code=_class_name(fault), remedy=remedy)
 
