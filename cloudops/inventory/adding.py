@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from uuid import UUID
 
 from cloudops.core.actors import Actor
 from cloudops.core.errors import Invalid
@@ -78,10 +77,13 @@ def demand_sound(host: Host, *, exclude: Sequence[str] = ()) -> None:
     probing.demand_sound_migration_uri(kind, host.migration_uri)
 
 
-def first_place(endpoint: Endpoint, facts: Sequence[HostFacts], *, by: Actor, now: datetime) -> UUID:
-    """The cluster of the first host, or of one that is added unseen, when nobody chose any: it is made where it is
-    missing. The endpoint is saved, and its clusters are taken over."""
-    notices = Notices(by=by, now=now)
-    places = takeover.Places(endpoint, [], facts, notices)
-    unseen = HostFacts("", "", 0, 0, 0, 0, "")
-    return places.of_new(facts[0] if facts else unseen)
+def place(first: Host, cluster: Cluster | None, facts: Sequence[HostFacts], *, by: Actor, now: datetime) -> None:
+    """Puts the first host, which may be unseen yet, into the chosen cluster, or else into the platform's own, which is
+    made where it is missing. The endpoint is saved already."""
+    fact = facts[0] if facts else HostFacts("", "", 0, 0, 0, 0, "")
+    if cluster is not None:
+        first.cluster = cluster
+        return
+    places = takeover.Places(first.endpoint, [], facts, Notices(by=by, now=now))
+    first.cluster_id = places.of_new(fact)
+    first.platform_cluster = fact.cluster[:200]

@@ -39,7 +39,7 @@ class EndpointFields(forms.Form):
     uri = forms.CharField(
         label="URI",
         max_length=500,
-        widget=forms.TextInput(attrs={"class": "input-mono", "placeholder": "qemu+tls://kvm-01.example.net/system"}),
+        widget=forms.TextInput(attrs={"class": "input-mono"}),
     )
     username = forms.CharField(max_length=200, required=False, widget=forms.TextInput(attrs={"autocomplete": "off"}))
     secret = forms.CharField(

@@ -143,7 +143,7 @@ def add_host(
     endpoint.certificate_pinned_at = now if endpoint.certificate_sha256 else None
     with transaction.atomic():
         endpoint.save(force_insert=True)
-        first.cluster_id = cluster.pk if cluster else adding.first_place(endpoint, reading.hosts, by=by, now=now)
+        adding.place(first, cluster, reading.hosts, by=by, now=now)
         first.save(force_insert=True)
         rows = _fill(endpoint, first, reading, tags, now=now)
         told = {"kind": kind, "uri": endpoint.uri}

@@ -64,6 +64,11 @@ class TestClusters:
         assert Cluster.objects.count() == 2
         assert set(Cluster.objects.values_list("platform_name", flat=True)) == {"A", "B"}
 
+    def test_a_host_that_is_in_none_gets_one_of_its_own(self, vcenter: FakeHypervisor) -> None:
+        vcenter.host_list += [esxi(4), esxi(5)]
+        add()
+        assert {places()["esx4"], places()["esx5"]} == {"vcenter.example.org"}
+
     def test_or_all_hosts_go_into_a_chosen_one_and_stay_there(self, vcenter: FakeHypervisor) -> None:
         chosen = Cluster.objects.create(name="ESXi")
         add(cluster=chosen, takes_clusters_over=False)

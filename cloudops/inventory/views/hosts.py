@@ -49,9 +49,9 @@ def add(request: HttpRequest) -> HttpResponse:
         except Refusal as refusal:
             pages.refuse(form, refusal)
         else:
-            text = f"{added[0]} is added." if len(added) == 1 else f"{len(added)} hosts are added."
+            text = f"{added[0]} is added. Its" if len(added) == 1 else f"{len(added)} hosts are added. Their"
             to = reverse("host", args=[added[0].pk]) if len(added) == 1 else reverse("fleet")
-            return pages.done(request, f"{text} Its VMs appear in a moment.", to=to)
+            return pages.done(request, f"{text} VMs appear in a moment.", to=to)
     context = {"form": form, "unreachable": unreachable, "unconfirmed": unconfirmed, **_form_facts()}
     return pages.show(request, "inventory/host_add.html", context)
 
