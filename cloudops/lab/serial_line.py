@@ -13,7 +13,10 @@ from pathlib import Path
 from cloudops.lab.process import ServiceError
 
 ANSWER_SECONDS = 30.0
-REPEAT_SECONDS = 3.0
+PATIENCE_SECONDS = 3.0
+"""Then it is asked again, and then twice as patiently each time: a busy machine's guest may be slow."""
+NEW_SHELL_SECONDS = 1.5
+CTRL_C = b"\x03"
 _questions = itertools.count(1)
 
 
@@ -29,7 +32,10 @@ def ask(terminal: Path, log: Path, command: str, *, timeout_seconds: float = ANS
     """What a shell command prints in the guest; one line. ``terminal``: the serial port's pseudo-terminal as libvirt
     names it now; ``log``: where the guest's output is kept. Raises ServiceError when no answer comes.
 
-    The question is typed again every few seconds: a byte typed into the line while the guest moves may be lost.
+    The question is typed again when no answer comes: a byte typed into the line while the guest moves may be lost. Only
+    part of an earlier one may have come, too, when the guest moved meanwhile or its answer made us hang up. A shell
+    that then waits for a quote to be closed would be deaf for good, as every whole question closes one and opens
+    another: so before it is asked again it gets a Ctrl-C. That ends the shell, and the guest starts a new one.
     """
     mark = f"answer-{os.getpid()}-{next(_questions)}-"
     # The shell echoes the question: only in its answer is the sum a number.
@@ -39,11 +45,16 @@ def ask(terminal: Path, log: Path, command: str, *, timeout_seconds: float = ANS
     line = os.open(terminal, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
     try:
         deadline = time.monotonic() + timeout_seconds
-        again = 0.0
+        os.write(line, typed)
+        patience = PATIENCE_SECONDS
+        again = time.monotonic() + patience
         while time.monotonic() < deadline:
             if time.monotonic() >= again:
+                os.write(line, CTRL_C)
+                time.sleep(NEW_SHELL_SECONDS)
                 os.write(line, typed)
-                again = time.monotonic() + REPEAT_SECONDS
+                patience *= 2
+                again = time.monotonic() + patience
             with contextlib.suppress(BlockingIOError):
                 os.read(line, 65536)  # nobody else does, and a full line would hold the guest up
             with log.open("rb") as written:

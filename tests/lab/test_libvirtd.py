@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudops.lab import serial_line
 from cloudops.lab.cpio import CpioArchive
 from cloudops.lab.domain import GuestSpec
 from cloudops.lab.guest import build_guest
@@ -50,6 +51,23 @@ def test_a_guest_boots_saves_and_continues(host: LibvirtHost) -> None:
     host.wait_booted("boots")
     assert time.monotonic() - began < 10
     assert "restored" in host.virsh("domstate", "boots", "--reason")
+
+
+@pytest.mark.real
+@pytest.mark.timeout(180)
+def test_a_guest_answers_although_a_question_before_was_cut_short(host: LibvirtHost) -> None:
+    """As when a guest moves, or an answer comes, while a question is typed: its shell waits for a quote to be closed,
+    and the next question's first quote would do that, and its second open another one."""
+    host.ensure_guest(GuestSpec("asked", guest_image()))
+    host.wait_booted("asked")
+    terminal, log = Path(host.virsh("ttyconsole", "asked")), host.serial_log("asked")
+    line = os.open(terminal, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        os.write(line, b'\recho "cut $(cat /proc/up')
+        host.wait_serial("asked", "cut $(cat /proc/up", timeout_seconds=30)
+    finally:
+        os.close(line)
+    assert serial_line.life(terminal, log).uptime_seconds > 0
 
 
 @pytest.mark.real
