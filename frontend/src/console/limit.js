@@ -33,7 +33,7 @@ export class LimitPanel {
     const idle = this.#mineIdle();
     const where = problem.scope === "vm" ? this.#facts.vm : problem.scope === "user" ? "Your account" : problem.scope_name || this.#facts.host || "The host";
     const held = mine.length ? ` You hold ${mine.length}${idle.length ? `, ${idle.length} idle` : ""}.` : "";
-    this.#parts.words.textContent = `${where} has ${problem.in_use} of ${problem.limit} consoles open.${held}`;
+    this.#parts.words.textContent = `${where} has ${problem.in_use} of ${problem.limit} consoles open.${problem.by_platform ? " The platform allows it no more." : ""}${held}`;
     this.#drawBar(problem);
     this.#parts.freeMine.hidden = mine.length === 0;
     this.#parts.freeMine.textContent = idle.length || !mine.length ? `Disconnect my idle ones${idle.length > 1 ? ` (${idle.length})` : ""}` : `Disconnect mine (${mine.length})`;
@@ -89,7 +89,14 @@ export class LimitPanel {
       el("span", { class: "idle-for", text: each.idle_seconds >= IDLE_SECONDS ? `idle ${durationWords(each.idle_seconds)}` : "in use" }),
       each.mine
         ? el("button", { type: "button", class: "btn btn-sm", text: "Disconnect", onclick: () => this.free([each]) })
-        : el("button", { type: "button", class: "btn btn-sm", text: "Ask", onclick: () => this.ask(each) }))));
+        : el("button", { type: "button", class: "btn btn-sm", text: "Ask", onclick: () => this.ask(each) }))),
+    ...this.#outside().map((each) => el("li", {},
+      el("span", { class: "who", text: [[each.user, each.client].filter(Boolean).join(" at "), each.vm].filter(Boolean).join(" · ") || "somebody" }),
+      el("span", { class: "idle-for", text: each.kind === "ghost" ? "left over" : "from outside CloudOps" }))));
+  }
+
+  #outside() {
+    return (this.#problem?.holders || []).filter((each) => each.kind !== "console");
   }
 
   #note(text) {

@@ -19,6 +19,10 @@ const REMEDIES = {
   host_lost: "Try again in a moment. An administrator can look at the host's page.",
   guest_unreachable: "Try again in a moment. If it stays so, an administrator can run the console doctor on the host's page.",
   guest_refused: "An administrator can run the console doctor on the host's page.",
+  guest_certificate: "An administrator can compare the host's certificate with the one that the audit trail tells.",
+  ticket_refused: "Open it again; a new ticket is taken at once.",
+  platform_limit: "Close a console of this VM, or ask an administrator to end a connection that nobody needs.",
+  management_refused: "An administrator can test the connection on the host's page.",
   origin: "Open the console from CloudOps' own address.",
   taken_over: "Look for the other window, or open it here again.",
   unavailable: "Try again in a moment.",
@@ -33,11 +37,11 @@ export function explain(table, code, said = "") {
 /** Which step of connecting a close code belongs to, when it came before the picture. */
 export function failedStep(reason, wasOpen) {
   if (!wasOpen) return "server";
-  return /^(secret|origin|right|limit|ended|expired|right_revoked|taken_over|disconnected)$/.test(reason) ? "slot"
+  return /^(secret|origin|right|limit|platform_limit|ended|expired|right_revoked|taken_over|disconnected)$/.test(reason) ? "slot"
     : /^(unavailable|server_stopping|lease_lapsed|line_lost|server_error|server_busy)$/.test(reason) ? "server" : "guest";
 }
 
 /** While resuming: whether another try may still succeed. */
 export function mayRetry(entry) {
-  return entry.resumable || ["unavailable", "guest_unreachable", "guest_refused", "host_lost"].includes(entry.reason);
+  return entry.resumable || ["unavailable", "guest_unreachable", "guest_refused", "host_lost", "ticket_refused", "platform_limit"].includes(entry.reason);
 }

@@ -21,6 +21,7 @@ export class Session {
   #timers = new Set();
   #pinger = null;
   #round = 0; // what belongs to an earlier try is not heard
+  #askedAgain = false;
 
   /** `facts`: {openUrl, websocketUrl, viewOnly, target, reasons, isReload}; `makeScreen`: see screen.js. */
   constructor(facts, shows, makeScreen) {
@@ -129,6 +130,7 @@ export class Session {
   }
 
   #live() {
+    this.#askedAgain = false;
     this.#deadline = 0;
     this.#attempt = 0;
     this.#shows.live();
@@ -163,12 +165,21 @@ export class Session {
 
   // Closed before there was a picture: the step that failed, in words.
   #neverSeen(entry, end) {
-    if (entry.reason === "limit" && this.#facts.openUrl) {
+    if (this.#asksAgain(entry)) {
       this.open();
       return;
     }
     const step = end.asked || end.garbled ? (end.opened ? "guest" : "server") : failedStep(entry.reason, end.opened);
     this.#shows.failed(step, end.garbled ? garbledProblem() : end.asked ? slowProblem(step) : problemOf(entry, end.opened));
+  }
+
+  // At a limit the server says who holds the slots when it is asked again. The platform's own limit may be one that it
+  // cannot see: once is enough then.
+  #asksAgain(entry) {
+    if (!this.#facts.openUrl || !["limit", "platform_limit"].includes(entry.reason)) return false;
+    if (entry.reason === "platform_limit" && this.#askedAgain) return false;
+    this.#askedAgain = entry.reason === "platform_limit";
+    return true;
   }
 
   #startResuming(entry, canvas, wasLive) {
