@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
@@ -35,7 +36,8 @@ OFFLINE = MigrationOptions(live=False)
 
 @dataclass(frozen=True)
 class Pair:
-    """Two hosts: VMs ``running`` and ``stopped`` are on the first, ``twin`` on both (the second's has another UUID)."""
+    """Two hosts, of one endpoint or two: VMs ``running`` and ``stopped`` are on the first, ``twin`` on both (the
+    second's has another UUID), empty where a platform has no two VMs of one name."""
 
     source: EndpointSpec
     destination: EndpointSpec
@@ -49,6 +51,9 @@ class Pair:
     """A migration with these takes many seconds."""
     break_destination: Callable[[], None]
     mend_destination: Callable[[], None]
+    slowly: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Within it a migration with ``slow`` takes many seconds."""
+    tells_downtime: bool = True
 
 
 def ended(hypervisor: Hypervisor, vm_ref: str) -> MigrationStatus:
@@ -74,12 +79,12 @@ def failure(
     return status.error
 
 
-def is_there(hypervisor: Hypervisor, vm_ref: str) -> bool:
+def is_on(hypervisor: Hypervisor, vm_ref: str, target: MigrationTarget) -> bool:
+    """Whether the VM is on the target's host, as its endpoint says."""
     try:
-        hypervisor.vm(vm_ref)
+        return hypervisor.vm(vm_ref).host_ref == target.host_ref
     except VmNotFound:
         return False
-    return True
 
 
 class MigrationContract:
@@ -110,59 +115,62 @@ class MigrationContract:
         assert status.state is MigrationState.COMPLETED, status
         assert status.memory_total_mib > 0
         assert status.elapsed_seconds > 0
-        assert status.downtime_milliseconds is not None
-        assert status.downtime_milliseconds < 5_000
+        if pair.tells_downtime:
+            assert status.downtime_milliseconds is not None
+            assert status.downtime_milliseconds < 5_000
         arrived = destination.vm(pair.running)
         assert (arrived.power_state, arrived.host_ref) == (PowerState.RUNNING, pair.there.host_ref)
         assert replace(arrived, host_ref=before.host_ref) == before
-        assert not is_there(source, pair.running)
+        assert not is_on(source, pair.running, pair.back)
         seen.wait(EventKind.VM_CHANGED, pair.running, PowerState.RUNNING)
         destination.migrate(pair.running, pair.back, LIVE)
         assert ended(destination, pair.running).state is MigrationState.COMPLETED
         assert source.vm(pair.running) == before
-        assert not is_there(destination, pair.running)
+        assert not is_on(destination, pair.running, pair.there)
 
     def test_anybody_sees_the_progress_and_both_ends_tell_the_truth(
         self, pair: Pair, source: Hypervisor, destination: Hypervisor
     ) -> None:
-        source.migrate(pair.running, pair.there, pair.slow)
-        with opened(pair.source) as elsewhere:
+        with pair.slowly(), opened(pair.source) as elsewhere:
+            source.migrate(pair.running, pair.there, pair.slow)
             eventually(lambda: elsewhere.migration(pair.running).memory_sent_mib > 0)
             status = elsewhere.migration(pair.running)
             assert status.state is MigrationState.RUNNING
             assert 0 < status.memory_remaining_mib <= status.memory_total_mib
             assert status.elapsed_seconds > 0
             assert source.vm(pair.running).power_state is PowerState.RUNNING
-            if is_there(destination, pair.running):
+            if is_on(destination, pair.running, pair.there):
                 assert destination.vm(pair.running).power_state is PowerState.PAUSED
             elsewhere.abort_migration(pair.running)
-        assert ended(source, pair.running).state is MigrationState.FAILED
+            assert ended(source, pair.running).state is MigrationState.FAILED
 
     def test_an_aborted_migration_leaves_the_vm_running_where_it_was(
         self, pair: Pair, source: Hypervisor, destination: Hypervisor
     ) -> None:
-        source.migrate(pair.running, pair.there, pair.slow)
-        source.abort_migration(pair.running)
-        status = ended(source, pair.running)
+        with pair.slowly():
+            source.migrate(pair.running, pair.there, pair.slow)
+            source.abort_migration(pair.running)
+            status = ended(source, pair.running)
         assert isinstance(status.error, MigrationAborted), status
         assert source.vm(pair.running).power_state is PowerState.RUNNING
-        eventually(lambda: not is_there(destination, pair.running))
+        eventually(lambda: not is_on(destination, pair.running, pair.there))
         with pytest.raises(InvalidState):
             source.abort_migration(pair.running)
 
     def test_a_vm_that_moves_is_busy(self, pair: Pair, source: Hypervisor) -> None:
-        source.migrate(pair.running, pair.there, pair.slow)
-        try:
-            with pytest.raises(Busy):
-                source.migrate(pair.running, pair.there, LIVE)
-            for action in (PowerAction.RESET, PowerAction.SHUTDOWN, PowerAction.REBOOT, PowerAction.PAUSE):
-                began = time.monotonic()
+        with pair.slowly():
+            source.migrate(pair.running, pair.there, pair.slow)
+            try:
                 with pytest.raises(Busy):
-                    source.power(pair.running, action)
-                assert time.monotonic() - began < 2.0
-        finally:
-            source.abort_migration(pair.running)
-            ended(source, pair.running)
+                    source.migrate(pair.running, pair.there, LIVE)
+                for action in (PowerAction.RESET, PowerAction.SHUTDOWN, PowerAction.REBOOT, PowerAction.PAUSE):
+                    began = time.monotonic()
+                    with pytest.raises(Busy):
+                        source.power(pair.running, action)
+                    assert time.monotonic() - began < 2.0
+            finally:
+                source.abort_migration(pair.running)
+                ended(source, pair.running)
 
     def test_a_vm_that_is_off_moves_as_a_definition(
         self, pair: Pair, source: Hypervisor, destination: Hypervisor
@@ -170,7 +178,7 @@ class MigrationContract:
         source.migrate(pair.stopped, pair.there, OFFLINE)
         assert ended(source, pair.stopped).state is MigrationState.COMPLETED
         assert destination.vm(pair.stopped).power_state is PowerState.OFF
-        assert not is_there(source, pair.stopped)
+        assert not is_on(source, pair.stopped, pair.back)
         destination.migrate(pair.stopped, pair.back, OFFLINE)
         ended(destination, pair.stopped)
         assert source.vm(pair.stopped).power_state is PowerState.OFF
@@ -194,15 +202,18 @@ class MigrationContract:
         assert failure(source, pair.running, pair.back).code == "same-host"
 
     def test_a_name_that_is_taken_there(self, pair: Pair, source: Hypervisor) -> None:
+        if not pair.twin:
+            pytest.skip("this platform has no two VMs of one name")
         assert "vm-name-taken" in [one.code for one in source.check_migration(pair.twin, pair.there, OFFLINE)]
         assert failure(source, pair.twin, pair.there, OFFLINE).code == "vm-name-taken"
-        assert is_there(source, pair.twin)
+        assert is_on(source, pair.twin, pair.back)
 
     @pytest.mark.fault
     def test_a_destination_that_dies_leaves_the_vm_running_at_its_source(self, pair: Pair, source: Hypervisor) -> None:
-        source.migrate(pair.running, pair.there, pair.slow)
-        eventually(lambda: source.migration(pair.running).memory_sent_mib > 0)
-        pair.break_destination()
+        with pair.slowly():
+            source.migrate(pair.running, pair.there, pair.slow)
+            eventually(lambda: source.migration(pair.running).memory_sent_mib > 0)
+            pair.break_destination()
         try:
             error = ended(source, pair.running).error
         finally:
@@ -224,5 +235,6 @@ class MigrationContract:
     def test_only_what_is_off_can_be_discarded(self, pair: Pair, source: Hypervisor) -> None:
         with pytest.raises(InvalidState):
             source.discard(pair.running)
-        source.discard(pair.twin)
-        assert not is_there(source, pair.twin)
+        leftover = pair.twin or pair.stopped
+        source.discard(leftover)
+        assert not is_on(source, leftover, pair.back)

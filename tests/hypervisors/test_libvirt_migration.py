@@ -29,7 +29,7 @@ from cloudops.lab.lab import Lab
 from cloudops.lab.libvirtd import LibvirtHost
 from cloudops.lab.process import ServiceError
 from tests.hypervisors.contract import eventually, opened
-from tests.hypervisors.migration_contract import LIVE, OFFLINE, MigrationContract, Pair, ended, failure, is_there
+from tests.hypervisors.migration_contract import LIVE, OFFLINE, MigrationContract, Pair, ended, failure
 from tests.lab.fixtures import guest_image
 
 pytestmark = pytest.mark.real
@@ -102,7 +102,7 @@ class TestFaults:
         assert subprocess.run(command, check=False, timeout=30).returncode == -9
         with opened(_spec(lab, "kvm-01")) as source, opened(_spec(lab, "kvm-02")) as destination:
             assert source.migration(vm).state is MigrationState.RUNNING
-            eventually(lambda: not is_there(source, vm), seconds=40)
+            eventually(lambda: vm not in {one.ref for one in source.vms()}, seconds=40)
             assert source.migration(vm).state is MigrationState.NONE
             assert destination.vm(vm).power_state is PowerState.RUNNING
 

@@ -33,6 +33,7 @@ WATCHED: Wanted = {
 _CONNECTIONS = "runtime.numMksConnections"
 _UUID = "config.instanceUuid"
 _POWER = "runtime.powerState"
+_HOST = "runtime.host"
 _Kind = vmodl.query.PropertyCollector.ObjectUpdate.Kind
 
 
@@ -86,5 +87,5 @@ def _of_vm(known: dict[str, Any], changed: set[str], now: datetime) -> Iterator[
     if _CONNECTIONS in changed:
         yield HypervisorEvent(EventKind.CONSOLE_CHANGED, reference, at=now)
     if changed - {_CONNECTIONS}:
-        state = power_state(known) if _POWER in changed else None
+        state = power_state(known) if changed & {_POWER, _HOST} else None  # one that moved is told as it arrived
         yield HypervisorEvent(EventKind.VM_CHANGED, reference, at=now, power_state=state)

@@ -118,7 +118,7 @@ _OURS: dict[type[HypervisorError], str] = {
     TimedOut: "Look at the task in the vSphere Client; vCenter or the host may be overloaded.",
     MigrationFailed: "Look at the detail and at the task in the vSphere Client, then try again or choose another host.",
     DestinationIncompatible: "Choose another host; the vSphere Client says more on what this one lacks.",
-    CpuIncompatible: "Choose a host with such a CPU, or power the VM off and on again in a cluster with a lower EVC mode.",
+    CpuIncompatible: "Choose a host with such a CPU, or power-cycle the VM in a cluster with a lower EVC mode.",
     StorageMissing: "Connect the datastore to the host, have the disks moved along, or choose another host.",
     NetworkMissing: "Create the port group of this name on the host, or choose another host.",
     ResizeFailed: "Look at the detail and at the task in the vSphere Client; continue, or go back to the size it had.",

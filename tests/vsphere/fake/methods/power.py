@@ -81,6 +81,8 @@ def _guest(call: Call, to: str) -> Vm:
     reachable(vm)
     if vm.power != "poweredOn":
         raise wrong_power(vm, "poweredOn")
+    if vm.busy:
+        raise refuse(vim.fault.TaskInProgress, "Another task is already in progress.")
     if not vm.tools_running:
         raise refuse(vim.fault.ToolsUnavailable, "VMware Tools is not running in this virtual machine.")
     return vm
@@ -94,3 +96,13 @@ def shutdown_guest(call: Call) -> None:
 @method("RebootGuest", privilege="VirtualMachine.Interact.Reset")
 def reboot_guest(call: Call) -> None:
     _set(call, _guest(call, "poweredOn"), "poweredOn", "")
+
+
+@method("UnregisterVM", privilege="VirtualMachine.Inventory.Unregister")
+def unregister(call: Call) -> None:
+    """Takes it out of the inventory; its files would stay."""
+    vm: Vm = call.entity()
+    reachable(vm)
+    if vm.power == "poweredOn":
+        raise wrong_power(vm, "poweredOff")
+    call.world.remove_vm(vm)
