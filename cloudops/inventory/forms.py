@@ -177,6 +177,8 @@ class HostChangeForm(EndpointFields, AddressFields):
         is_vsphere = host.endpoint.kind == Kind.VSPHERE
         for name in (*NOT_OF_VSPHERE, "forget_secret") if is_vsphere else ("takes_clusters_over",):
             del self.fields[name]
+        for name in ("username", "certificate_sha256") if is_vsphere and host.endpoint.certificate_sha256 else ():
+            self.fields[name].required = True
         self.follows = host.platform_cluster if host.endpoint.takes_clusters_over else ""
         if self.follows:
             self.fields["cluster"].disabled = True

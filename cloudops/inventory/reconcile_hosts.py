@@ -120,9 +120,14 @@ def _apply(row: Host, fact: HostFacts, notices: Notices) -> None:
         setattr(row, name, value)
     row.synced_at = notices.now
     if fact.problem:
-        _set_unreachable(row, (HostNotConnected.code, fact.problem, HostNotConnected.remedy), notices)
+        _set_unreachable(row, (HostNotConnected.code, _sentence(fact.problem), HostNotConnected.remedy), notices)
     elif row.connection != Connection.UP:
         _set_up(row, notices)
+
+
+def _sentence(words: str) -> str:
+    """``words`` with a capital at the beginning and a full stop."""
+    return f"{words[0].upper()}{words[1:].rstrip('.')}."
 
 
 def _set_up(row: Host, notices: Notices) -> None:

@@ -185,11 +185,11 @@ class TestOneHost:
         self, vcenter: FakeHypervisor, heard: Heard
     ) -> None:
         add()
-        vcenter.host_list[1] = esxi(2, cluster="A", problem="vCenter says: notResponding", cpu_percent=99.0)
+        vcenter.host_list[1] = esxi(2, cluster="A", problem="does not respond", cpu_percent=99.0)
         again()
         lost = Host.objects.get(name="esx2")
         assert (lost.connection, lost.error_code) == ("unreachable", "host-not-connected")
-        assert (lost.error_detail, lost.error_remedy) == ("vCenter says: notResponding", HostNotConnected.remedy)
+        assert (lost.error_detail, lost.error_remedy) == ("Does not respond.", HostNotConnected.remedy)
         assert lost.cpu_percent == 12.5
         assert set(Host.objects.exclude(pk=lost.pk).values_list("connection", flat=True)) == {"up"}
         assert heard.all("host_lost", "host_ids") == [lost.pk]

@@ -147,7 +147,7 @@ def edit(request: HttpRequest, host_id: UUID) -> HttpResponse:
 def _initial(host: Host) -> dict[str, Any]:
     own = {name: getattr(host, name) for name in HostChangeForm.base_fields if hasattr(host, name)}
     return own | {
-        **{name: getattr(host.endpoint, name) for name in _ENDPOINT},
+        **{name: getattr(host.endpoint, name) for name in (*_ENDPOINT, "takes_clusters_over")},
         "tags": hosts.own_tags(host),
     }
 
