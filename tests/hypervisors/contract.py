@@ -22,6 +22,7 @@ from cloudops.hypervisors.port import (
     NotSupported,
     PowerAction,
     PowerState,
+    Screenshot,
     TimedOut,
     Transport,
     Unreachable,
@@ -164,9 +165,9 @@ class HypervisorContract:
         assert list(hypervisor.connections(subject.stopped)) == []
 
     def test_a_screenshot_is_a_png_or_refused_in_words(self, hypervisor: Hypervisor, subject: Subject) -> None:
-        try:
-            screenshot = hypervisor.screenshot(subject.running)
-        except NotSupported as refusal:
+        screenshot, refusal = _screenshot(hypervisor, subject.running)
+        if screenshot is None:
+            assert refusal is not None
             assert refusal.detail
             assert refusal.remedy != NotSupported.remedy
             return
@@ -311,6 +312,13 @@ class HypervisorContract:
             registry.close_all()
         assert all(isinstance(error, Unreachable) for error in errors), errors
         assert any(isinstance(error, TimedOut) for error in errors)
+
+
+def _screenshot(hypervisor: Hypervisor, vm_ref: str) -> tuple[Screenshot | None, NotSupported | None]:
+    try:
+        return hypervisor.screenshot(vm_ref), None
+    except NotSupported as refusal:
+        return None, refusal
 
 
 def _new(connections: object, before: set[str]) -> list[ConsoleConnection]:
