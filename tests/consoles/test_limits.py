@@ -78,6 +78,25 @@ class TestCounting:
         usage = limits.usage_of_host(world.host, now=clock.now)
         assert (usage.foreign, usage.in_use) == (1, 1)
 
+    def test_the_platforms_own_limit_counts_foreign_ones_whatever_the_setting_says(
+        self, world: World, clock: Clock
+    ) -> None:
+        """They really take its connections."""
+        world.settings(console_count_foreign=False, console_vm_limit=4)
+        world.vm.max_consoles = 3
+        world.vm.save()
+        foreign(world.vm, clock, "somebody")
+        world.open(clock.now)
+        world.open(clock.now)
+        numbers = refused(world, clock).numbers
+        assert (numbers["scope"], numbers["limit"], numbers["in_use"], numbers["foreign"]) == ("vm", 3, 3, 1)
+        assert numbers["by_platform"]
+        assert [one["kind"] for one in numbers["holders"]].count("foreign") == 1  # type: ignore[attr-defined]
+        world.vm.max_consoles = 9
+        world.vm.save()
+        usage = limits.usage_of_vm(world.vm, now=clock.now)
+        assert (usage.limit, usage.in_use, usage.by_platform) == (4, 2, False)
+
     def test_a_dead_process_gives_its_slots_back_without_any_reaper(self, world: World, clock: Clock) -> None:
         for _ in range(3):
             world.connect(clock.now)

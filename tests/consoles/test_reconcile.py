@@ -154,6 +154,38 @@ def test_a_platform_that_cannot_tell_is_no_failure(world: World, clock: Clock, p
     assert run(world, clock).unreachable == ""
 
 
+def test_a_platform_that_only_counts(world: World, clock: Clock, platform: Platform) -> None:
+    """What it counts beyond our open consoles is foreign, one row each."""
+    platform.error = NotSupported()
+    platform.counts = {"ref-alpha": 3, "ref-beta": 0}
+    world.connect(clock.now)
+    assert run(world, clock).foreign == 2
+    assert foreign() == {"unnamed 1", "unnamed 2"}
+    assert world.counts(clock.now)[:2] == (3, 3)
+    platform.counts["ref-alpha"] = 2
+    assert run(world, clock).foreign == 1
+    assert foreign() == {"unnamed 1"}
+    world.redeem(world.open(clock.now), clock.now)
+    platform.counts["ref-alpha"] = 9
+    assert run(world, clock).skipped == 1, "one of ours is just coming, and may be among them already"
+    assert foreign() == {"unnamed 1"}
+
+
+def test_where_the_platform_counts_only_vms_with_connections_are_asked(
+    world: World, clock: Clock, platform: Platform
+) -> None:
+    Vm.objects.update(max_consoles=40)
+    platform.counts = {"ref-alpha": 1, "ref-beta": 0}
+    assert run(world, clock).vms == 1
+    platform.found = {"ref-beta": [tcp("198.51.100.1", 4000)]}
+    platform.counts = {"ref-alpha": 0, "ref-beta": 1}
+    assert run(world, clock).vms == 1
+    platform.counts["ref-beta"] = 0
+    platform.found = {}
+    assert run(world, clock).vms == 1, "it had one, which may be gone"
+    assert foreign() == set()
+
+
 def test_only_what_runs_is_asked(world: World, clock: Clock, platform: Platform) -> None:
     Vm.objects.filter(pk=world.vm.pk).update(power_state="off")
     assert run(world, clock).vms == 1

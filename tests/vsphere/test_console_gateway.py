@@ -15,8 +15,9 @@ from consoles import displays, foreign, reconcile, tasks
 from consoles.errors import ConnectionUnnamed, ConsoleLimit
 from consoles.models import ConnectTurn, ConsoleSession, ForeignConnection, OwnConnection, Status
 from consoles.reasons import ClosedReason
+from consoles.relay import console as relayed
 from consoles.relay import open_upstream
-from tests.consoles.gate import Gate, reason_of
+from tests.consoles.gate import Gate, Page, reason_of
 from tests.consoles.world import World, actor, fresh
 from tests.vsphere.consoling import build_on, enter_many, forget, labels_of, open_sessions, real_gate
 from tests.vsphere.fake import FakeVcenter, VmPlan
@@ -257,6 +258,29 @@ async def test_missing_privileges_and_hosts_that_are_gone(
             fake_vm.host.connection = "notResponding"
             vcenter.world.changed(fake_vm.host)
         assert (await told(g, vcenter))[0] == ClosedReason.HOST_LOST.ws_code
+
+
+async def test_a_browser_that_falls_silent_leaves_nothing_on_the_platform(
+    world: World, vcenter: FakeVcenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relayed, "PING_SECONDS", 0.5)
+    monkeypatch.setattr(relayed, "SILENT_SECONDS", 2.0)
+    async with real_gate(world, monkeypatch) as g:
+        opened = await g.open()
+        silent, _ = await g.enter(opened)
+        silent.answer_pings = False
+        other, _ = await g.enter(await g.open(vm=world.other_vm))
+        answering = asyncio.create_task(keep_answering(other))
+        await g.eventually(lambda: reason_of(opened) == ClosedReason.BROWSER_SILENT, within_seconds=10)
+        await g.eventually(lambda: vcenter.connections("vm-0001") == 0)
+        assert vcenter.connections("vm-0002") == 1
+        answering.cancel()
+
+
+async def keep_answering(page: Page) -> None:
+    """Reads, and so answers pings."""
+    while await page.next(30) is not None:
+        pass
 
 
 async def test_a_ticket_that_came_too_late_is_replaced_once(
