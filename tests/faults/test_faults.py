@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -18,9 +19,11 @@ from tests.e2e.console_client import ConsoleClient
 from tests.e2e.product import eventually
 from tests.e2e.test_console import open_console, picture_appears
 from tests.faults.conftest import Installation
+from tests.vsphere.fake import FakeVcenter, VmPlan
 
 pytestmark = [pytest.mark.fault, pytest.mark.e2e, pytest.mark.timeout(420)]
 LEASE_BOUND_SECONDS = 15.0
+OPEN = 40
 
 
 @pytest.fixture(autouse=True)
@@ -210,3 +213,61 @@ def test_the_fleet_page_goes_on_by_itself_after_redis_was_away(installation: Ins
         with ConsoleClient(installation.api("alice"), installation.real["vms"]["alpha"]):
             expect(page.get_by_text("1 of 40").first).to_be_visible(timeout=30_000)
         browser.close()
+
+
+@pytest.fixture
+def vcenter(installation: Installation) -> Iterator[tuple[FakeVcenter, dict[str, Any]]]:
+    """A vCenter that is added for one test, with what the seed says of it."""
+    with FakeVcenter(hosts=1, vms=[VmPlan("erp", max_connections=OPEN)]) as made:
+        access = {
+            "username": made.username,
+            "secret": made.password,
+            "certificate_sha256": made.fingerprint_sha256,
+        }
+        seeded = installation.product.run("seed", uri=made.uri, kind="vsphere", console_limit=100, access=access)
+        try:
+            yield made, seeded
+        finally:
+            installation.api().delete(f"/hosts/{seeded['host']}/?force=true&whole_endpoint=true")
+
+
+def _open_many(installation: Installation, vm: str) -> list[ConsoleClient]:
+    """As many as the platform lets there be, on the first server, by two people."""
+    return [ConsoleClient(installation.api(("alice", "bob")[number % 2]), vm) for number in range(OPEN)]
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_a_server_that_dies_with_forty_open_leaves_nothing_on_the_platform(
+    installation: Installation, vcenter: tuple[FakeVcenter, dict[str, Any]], how: str
+) -> None:
+    """Killed, its sockets close with it. Frozen, as when its machine is lost, the platform's connections stay until
+    somebody drops them: the reaper does, when the lease has lapsed."""
+    platform, seeded = vcenter
+    vm, host = seeded["vms"]["erp"], seeded["host"]
+    doomed = _open_many(installation, vm)
+    assert platform.connections("erp") == OPEN
+    assert installation.api("bob", server="second").post(f"/vms/{vm}/console-sessions/", {}).status == 409
+    web = installation.product.children["web"]
+    began = time.monotonic()
+    if how == "killed":
+        installation.product.kill("web")
+    else:
+        os.kill(web.pid, signal.SIGSTOP)
+    try:
+        eventually(
+            lambda: installation.in_use(server="second", host=host) == 0,
+            within_seconds=LEASE_BOUND_SECONDS,
+            what="its slots are free",
+        )
+        assert time.monotonic() - began <= LEASE_BOUND_SECONDS
+        eventually(lambda: platform.connections("erp") == 0, within_seconds=15, what="the platform has none of them")
+        with ConsoleClient(installation.api("bob", server="second"), vm, port=installation.second_port) as another:
+            still_works(another)
+            assert platform.connections("erp") == 1
+    finally:
+        if how == "frozen":
+            installation.product.kill("web")
+        for client in doomed:
+            client.close()
+        installation.product.start_web("web", installation.product.port)
+    eventually(lambda: platform.connections("erp") == 0, within_seconds=10, what="nothing is left")
