@@ -66,8 +66,8 @@ def defined_as_before(hypervisor: Hypervisor, vm_ref: str) -> Iterator[Shape]:
     hypervisor.define(vm_ref, before)
 
 
-class ScalingContract:
-    """Inherit it and provide a ``growable`` fixture."""
+class SizesContract:
+    """What holds whatever means a platform has. Inherit it and provide a ``growable`` fixture."""
 
     @pytest.fixture
     def growable(self) -> Growable:
@@ -77,6 +77,77 @@ class ScalingContract:
     def hypervisor(self, growable: Growable) -> Iterator[Hypervisor]:
         with opened(growable.spec) as hypervisor:
             yield hypervisor
+
+    def test_vcpus_and_speed_asked_for_again_are_as_they_were(self, hypervisor: Hypervisor, growable: Growable) -> None:
+        vm = growable.running
+        state = hypervisor.scaling(vm)
+        for step in (
+            ResizeStep(ResizeKind.VCPUS, state.vcpus),
+            ResizeStep(ResizeKind.CPU, state.facts.cpu_shares, quota_percent=state.facts.cpu_quota_percent),
+        ):
+            hypervisor.resize(vm, step)
+            again = hypervisor.scaling(vm)
+            assert (again.vcpus, again.memory_mib, again.facts) == (state.vcpus, state.memory_mib, state.facts)
+            assert again.next_start == state.next_start
+
+    def test_vcpus_do_not_go_beyond_the_ceiling(self, hypervisor: Hypervisor, growable: Growable) -> None:
+        state = hypervisor.scaling(growable.running)
+        with pytest.raises(CeilingExceeded) as refusal:
+            hypervisor.resize(growable.running, ResizeStep(ResizeKind.VCPUS, state.facts.max_vcpus + 1))
+        assert refusal.value.detail
+        assert "restart" in refusal.value.remedy.lower()
+        assert hypervisor.scaling(growable.running).facts == state.facts
+
+    def test_vcpus_grow_and_stay(self, hypervisor: Hypervisor, growable: Growable) -> None:
+        before = hypervisor.scaling(growable.running)
+        wanted = min(before.facts.max_vcpus, before.vcpus + 1)
+        hypervisor.resize(growable.running, ResizeStep(ResizeKind.VCPUS, wanted))
+        after = hypervisor.scaling(growable.running)
+        assert (after.vcpus, after.next_start.vcpus) == (wanted, wanted)
+        assert after.facts.max_vcpus == before.facts.max_vcpus
+
+    def test_cpus_are_weighed_and_limited_where_the_host_can(self, hypervisor: Hypervisor, growable: Growable) -> None:
+        vm = growable.running
+        can = hypervisor.scaling(vm).cpu_control
+        for shares, percent in ((150, 60), (300, 0), (0, 0)):
+            hypervisor.resize(vm, ResizeStep(ResizeKind.CPU, shares, quota_percent=percent))
+            state = hypervisor.scaling(vm)
+            if can:
+                assert (state.facts.cpu_shares, state.facts.cpu_quota_percent) == (shares, percent)
+                assert (state.next_start.cpu_shares, state.next_start.cpu_quota_percent) == (shares, percent)
+
+    @staticmethod
+    def _start(hypervisor: Hypervisor, vm: str) -> None:
+        hypervisor.power(vm, PowerAction.START)
+        eventually(lambda: hypervisor.vm(vm).power_state is PowerState.RUNNING)
+
+    def test_only_a_running_vm_is_resized(self, hypervisor: Hypervisor, growable: Growable) -> None:
+        step = ResizeStep(ResizeKind.VCPUS, 3)
+        assert hypervisor.scaling(growable.stopped).power_state is PowerState.OFF
+        with pytest.raises(VmNotRunning):
+            hypervisor.resize(growable.stopped, step)
+        hypervisor.power(growable.running, PowerAction.PAUSE)
+        try:
+            with pytest.raises(InvalidState):
+                hypervisor.resize(growable.running, step)
+        finally:
+            hypervisor.power(growable.running, PowerAction.RESUME)
+        eventually(lambda: hypervisor.vm(growable.running).power_state is PowerState.RUNNING)
+
+    @pytest.mark.parametrize("reference", [NOBODY, "not-a-reference"])
+    def test_an_unknown_vm_is_not_found(self, hypervisor: Hypervisor, reference: str) -> None:
+        calls: tuple[Callable[[], object], ...] = (
+            lambda: hypervisor.scaling(reference),
+            lambda: hypervisor.resize(reference, ResizeStep(ResizeKind.VCPUS, 2)),
+            lambda: hypervisor.define(reference, Shape(1, 1, 128)),
+        )
+        for call in calls:
+            with pytest.raises(VmNotFound):
+                call()
+
+
+class ScalingContract(SizesContract):
+    """The same on platforms with virtio-mem, DIMMs and a balloon."""
 
     def test_memory_comes_and_goes_in_blocks_and_the_guest_follows(
         self, hypervisor: Hypervisor, growable: Growable
@@ -94,14 +165,6 @@ class ScalingContract:
             eventually(lambda: hypervisor.scaling(vm).guest.memory_mib is not None, FOLLOW_SECONDS)
             guest = hypervisor.scaling(vm).guest
             assert 0 < (guest.memory_used_mib or 0) < (guest.memory_mib or 0)
-
-    def test_vcpus_grow_and_stay(self, hypervisor: Hypervisor, growable: Growable) -> None:
-        before = hypervisor.scaling(growable.running)
-        wanted = min(before.facts.max_vcpus, before.vcpus + 1)
-        hypervisor.resize(growable.running, ResizeStep(ResizeKind.VCPUS, wanted))
-        after = hypervisor.scaling(growable.running)
-        assert (after.vcpus, after.next_start.vcpus) == (wanted, wanted)
-        assert after.facts.max_vcpus == before.facts.max_vcpus
 
     def test_a_dimm_comes_to_stay(self, hypervisor: Hypervisor, growable: Growable) -> None:
         vm, step = growable.running, ResizeStep(ResizeKind.DIMM, 128, "ua-dimm0")
@@ -181,16 +244,6 @@ class ScalingContract:
                 hypervisor.resize(vm, step)
         assert hypervisor.scaling(vm).facts == state.facts
 
-    def test_cpus_are_weighed_and_limited_where_the_host_can(self, hypervisor: Hypervisor, growable: Growable) -> None:
-        vm = growable.running
-        can = hypervisor.scaling(vm).cpu_control
-        for shares, percent in ((150, 60), (300, 0), (0, 0)):
-            hypervisor.resize(vm, ResizeStep(ResizeKind.CPU, shares, quota_percent=percent))
-            state = hypervisor.scaling(vm)
-            if can:
-                assert (state.facts.cpu_shares, state.facts.cpu_quota_percent) == (shares, percent)
-                assert (state.next_start.cpu_shares, state.next_start.cpu_quota_percent) == (shares, percent)
-
     def test_a_running_vm_is_defined_anew_and_goes_on_as_it_is(
         self, hypervisor: Hypervisor, growable: Growable
     ) -> None:
@@ -230,32 +283,3 @@ class ScalingContract:
                 finally:
                     hypervisor.power(vm, PowerAction.STOP)
                     eventually(lambda: hypervisor.vm(vm).power_state is PowerState.OFF)
-
-    @staticmethod
-    def _start(hypervisor: Hypervisor, vm: str) -> None:
-        hypervisor.power(vm, PowerAction.START)
-        eventually(lambda: hypervisor.vm(vm).power_state is PowerState.RUNNING)
-
-    def test_only_a_running_vm_is_resized(self, hypervisor: Hypervisor, growable: Growable) -> None:
-        step = ResizeStep(ResizeKind.VCPUS, 3)
-        assert hypervisor.scaling(growable.stopped).power_state is PowerState.OFF
-        with pytest.raises(VmNotRunning):
-            hypervisor.resize(growable.stopped, step)
-        hypervisor.power(growable.running, PowerAction.PAUSE)
-        try:
-            with pytest.raises(InvalidState):
-                hypervisor.resize(growable.running, step)
-        finally:
-            hypervisor.power(growable.running, PowerAction.RESUME)
-        eventually(lambda: hypervisor.vm(growable.running).power_state is PowerState.RUNNING)
-
-    @pytest.mark.parametrize("reference", [NOBODY, "not-a-reference"])
-    def test_an_unknown_vm_is_not_found(self, hypervisor: Hypervisor, reference: str) -> None:
-        calls: tuple[Callable[[], object], ...] = (
-            lambda: hypervisor.scaling(reference),
-            lambda: hypervisor.resize(reference, ResizeStep(ResizeKind.VCPUS, 2)),
-            lambda: hypervisor.define(reference, Shape(1, 1, 128)),
-        )
-        for call in calls:
-            with pytest.raises(VmNotFound):
-                call()
