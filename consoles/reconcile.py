@@ -31,7 +31,7 @@ from cloudops.hypervisors.port import (
     Unreachable,
 )
 from cloudops.inventory import endpoints
-from cloudops.inventory.models import Endpoint, Vm
+from cloudops.inventory.models import Connection, Endpoint, Vm
 from consoles import connections
 from consoles.connections import GHOST_SECONDS
 from consoles.models import ATTACHED, ConsoleSession, ForeignConnection, OwnConnection, Status
@@ -131,11 +131,13 @@ def reconcile_vms(
 
 
 def vms_with_ghosts(*, now: datetime) -> list[UUID]:
-    """VMs that have a connection of ours under a name, whose console is over or has another connection by now."""
+    """VMs that have a connection of ours under a name, whose console is over or has another connection by now; those
+    whose host can be asked."""
     live_ones = OwnConnection.objects.filter(
         session__status__in=ATTACHED, session__process__lease_until__gt=now, attachment=F("session__attachment")
     )
     over = OwnConnection.objects.exclude(pk__in=live_ones.order_by().values("pk"))
+    over = over.filter(vm__host__connection=Connection.UP)
     return list(over.order_by().values_list("vm_id", flat=True).distinct())
 
 

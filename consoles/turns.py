@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 NAMING: Final = frozenset({Kind.VSPHERE})
 """Platforms that have names of their own for connections."""
-WAIT_SECONDS: Final = 4.0
+WAIT_SECONDS: Final = 6.0
 HELD_SECONDS: Final = 30
 """Longer than connecting and looking can take together; a process that dies holds up its VM's names for so long."""
 VISIT_SECONDS: Final = 3.0

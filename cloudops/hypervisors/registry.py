@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 WORKERS = 4
 WAITING = 16
+CENTRES = {Kind.VSPHERE: (8, 128)}
+"""Workers and waiting calls of kinds where one endpoint stands for many hosts."""
 GRACE_SECONDS = 1.0
 """What a call may take beyond the endpoint's own timeout, within which a driver answers with a better error."""
 PROBE_SECONDS_FACTOR = 3.0
@@ -160,7 +162,8 @@ def _endpoint(spec: EndpointSpec) -> _Endpoint:
         if (endpoint := _current(spec)) is not None:
             return endpoint
         current = _endpoints.get(spec.key)
-        fresh = _Endpoint(create(spec), Bulkhead(_label(spec), workers=WORKERS, waiting=WAITING))
+        workers, waiting = CENTRES.get(spec.kind, (WORKERS, WAITING))
+        fresh = _Endpoint(create(spec), Bulkhead(_label(spec), workers=workers, waiting=waiting))
         _endpoints[spec.key] = fresh
     if current is not None:
         current.close()

@@ -71,8 +71,8 @@ def _reachable_name(link: Link, found: Found, named: str) -> str:
             return name
     raise Unreachable(
         f"None of the names of {found.host_name or 'the host'} leads to an address from here: {', '.join(tried)}.",
-        remedy="Make the ESXi host's name known to the DNS that CloudOps' servers use, or set the host's management "
-        "address in CloudOps.",
+        remedy="Make the ESXi host's name known to the DNS that CloudOps' servers use, or give the host a management "
+        "network card in vCenter.",
     )
 
 
