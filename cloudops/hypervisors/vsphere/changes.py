@@ -45,8 +45,12 @@ class Changes:
         """Whether everything there was at the beginning has been seen."""
         self._vms: dict[str, dict[str, Any]] = {}
 
-    def take(self, answer: vmodl.query.PropertyCollector.UpdateSet) -> list[HypervisorEvent]:
-        """The events of one update set; none while what was there at the beginning still comes in."""
+    def take(self, answer: vmodl.query.PropertyCollector.UpdateSet | None) -> list[HypervisorEvent]:
+        """The events of one update set; none while what was there at the beginning still comes in. None: nothing new,
+        which at the beginning means that there is nothing at all."""
+        if answer is None:
+            self.is_complete = True
+            return []
         now = datetime.now(UTC)
         events = [
             event

@@ -13,9 +13,8 @@ from cloudops.hypervisors.backoff import Backoff
 from cloudops.hypervisors.hub import EventHub
 from cloudops.hypervisors.port import EventKind, EventSink, HypervisorError, HypervisorEvent, Unreachable
 from cloudops.hypervisors.vsphere.changes import WATCHED, Changes
-from cloudops.hypervisors.vsphere.errors import typed
 from cloudops.hypervisors.vsphere.link import Link
-from cloudops.hypervisors.vsphere.properties import create_view, filter_spec
+from cloudops.hypervisors.vsphere.properties import create_view, destroy, filter_spec
 from cloudops.hypervisors.vsphere.session import Session
 
 CHECK_SECONDS = 1.0
@@ -75,7 +74,8 @@ class UpdateLoop:
                 with self._changed:
                     if self._closed:
                         return
-                    self._backoff.failed(error)
+                    if not self._session.backoff.wait_seconds:  # else the session knows already
+                        self._backoff.failed(error)
                     self._announce(EventKind.DISCONNECTED, str(error))
 
     def _wait_until_needed(self) -> bool:
@@ -85,8 +85,8 @@ class UpdateLoop:
                 if not self._hub.has_subscribers:
                     self._last = None
                     self._changed.wait(CHECK_SECONDS)
-                elif self._backoff.wait_seconds > 0:
-                    self._changed.wait(self._backoff.wait_seconds)
+                elif (seconds := max(self._backoff.wait_seconds, self._session.backoff.wait_seconds)) > 0:
+                    self._changed.wait(seconds)
                 else:
                     return True
             return False
@@ -107,28 +107,32 @@ class UpdateLoop:
     def _follow(self, link: Link) -> None:
         """From everything there is to the next gap: a login or a version that vSphere has forgotten."""
         try:
-            collector = _collector(link)
+            watch = _Watch(link)
         except vim.fault.NotAuthenticated:  # since it was used last
             link.relogin()
-            collector = _collector(link)
-        changes, version = Changes(), ""
+            watch = _Watch(link)
         try:
-            while self._is_wanted():
-                link.deadline = self._deadline()
-                answer = collector.WaitForUpdatesEx(version, self._options(quick=not changes.is_complete))
-                if answer is None:
-                    continue
-                version = answer.version
-                self._tell(changes, answer)
-        except (vmodl.query.InvalidCollectorVersion, vmodl.fault.ManagedObjectNotFound):
-            return  # anew, with everything there is
+            self._take(link, watch.collector)
+        except vmodl.query.InvalidCollectorVersion:
+            watch.end()  # and anew, with everything there is
+        except vmodl.fault.ManagedObjectNotFound:
+            return
         except vim.fault.NotAuthenticated:
             link.deadline = self._deadline()
             link.relogin()
-            return
-        _forget(link, collector)
+        else:
+            watch.end()
 
-    def _tell(self, changes: Changes, answer: vmodl.query.PropertyCollector.UpdateSet) -> None:
+    def _take(self, link: Link, collector: vmodl.query.PropertyCollector) -> None:
+        changes, version = Changes(), ""
+        while self._is_wanted():
+            link.deadline = self._deadline()
+            answer = collector.WaitForUpdatesEx(version, self._options(quick=not changes.is_complete))
+            if answer is not None:
+                version = answer.version
+            self._tell(changes, answer)
+
+    def _tell(self, changes: Changes, answer: vmodl.query.PropertyCollector.UpdateSet | None) -> None:
         was_complete = changes.is_complete
         for event in changes.take(answer):
             self._hub.publish(event)
@@ -155,15 +159,15 @@ class UpdateLoop:
             self._hub.publish(self._last)
 
 
-def _collector(link: Link) -> vmodl.query.PropertyCollector:
-    """A collector of our own, whose filters are nobody else's, that watches everything."""
-    collector = link.content.propertyCollector.CreatePropertyCollector()
-    collector.CreateFilter(filter_spec(create_view(link, WATCHED), WATCHED), True)
-    return collector
+class _Watch:
+    """A collector of our own, whose filters are nobody else's, and the view of everything that it watches."""
 
+    def __init__(self, link: Link) -> None:
+        self.collector = link.content.propertyCollector.CreatePropertyCollector()
+        self._view = create_view(link, WATCHED)
+        self.collector.CreateFilter(filter_spec(self._view, WATCHED), True)
 
-def _forget(link: Link, collector: vmodl.query.PropertyCollector) -> None:
-    try:
-        collector.DestroyPropertyCollector()
-    except (vmodl.MethodFault, OSError) as error:
-        raise typed(error) from error
+    def end(self) -> None:
+        """vSphere would keep both for as long as the login lives."""
+        self.collector.DestroyPropertyCollector()
+        destroy(self._view)
