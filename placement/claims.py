@@ -116,6 +116,8 @@ def gone(claim: Claim) -> CapacityGone:
         words = f"{row.host.name} takes no VMs: {row.get_hold_display().lower()}."
     elif row.host.connection != "up":
         words = f"{row.host.name} takes no VMs: it is not reachable."
+    elif row.host.platform_maintenance:
+        words = f"{row.host.name} takes no VMs: it is in its platform's own maintenance mode."
     elif not row.host.schedulable:
         words = f"{row.host.name} takes no VMs: it is cordoned."
     return CapacityGone(

@@ -38,7 +38,8 @@ MOST_PENDING = 8
 
 DIFFERENCES = """
 SELECT c.host_id, c.vcpu_capacity, c.memory_capacity_mib, c.vcpu_claimed, c.memory_claimed_mib,
-       h.schedulable, h.connection, c.hold, c.structure, {horizon}, {own}
+       h.schedulable, h.connection,
+       CASE WHEN c.hold = '' AND h.platform_maintenance THEN 'platform' ELSE c.hold END, c.structure, {horizon}, {own}
 FROM placement_hostcapacity c JOIN inventory_host h ON h.id = c.host_id
 WHERE c.version >= %s{cast}
 """

@@ -34,7 +34,8 @@ WHERE host_id = %(host_id)s
   AND memory_claimed_mib + %(memory_mib)s <= memory_capacity_mib
   AND (structure = %(structure)s OR %(structure)s IS NULL)
   AND EXISTS (SELECT 1 FROM inventory_host h
-              WHERE h.id = %(host_id)s AND (h.schedulable OR %(any_will)s) AND h.connection = 'up')
+              WHERE h.id = %(host_id)s AND (h.schedulable OR %(any_will)s) AND h.connection = 'up'
+                AND NOT h.platform_maintenance)
 """
 DECISION = "decision_"
 M = TypeVar("M", bound=Model)

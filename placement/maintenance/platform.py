@@ -108,12 +108,12 @@ def follow(row_id: int, *, clock: Clock) -> str:
         MaintenanceHost.objects.filter(pk=row_id).exclude(platform__in=UNDER_WAY).update(platform_wake_at=None)
         return "" if row is None else str(row.platform)
     try:
-        inside = _call(row, _look(row.host.ref))
-        _note_inside(row, inside, clock())
-        if row.platform == Platform.ENTERING:
-            _enter(row, inside, clock)
+        if row.platform == Platform.LEAVING:
+            _leave(row, clock)
         else:
-            _leave(row, inside, clock)
+            inside = _call(row, _look(row.host.ref))
+            _note_inside(row, inside, clock())
+            _enter(row, inside, clock)
     except NotSupported:
         done = Platform.ABSENT if row.platform == Platform.ENTERING else Platform.LEFT
         _end(row, done, words.no_mode(row.host), clock())
@@ -141,12 +141,11 @@ def _enter(row: MaintenanceHost, inside: bool, clock: Clock) -> None:
         _later(row, LOOK_SECONDS, clock(), attempts=0, detail=words.entering(row.host, asked_at))
 
 
-def _leave(row: MaintenanceHost, inside: bool, clock: Clock) -> None:
-    """Also when it is not inside: it may be on its way there."""
+def _leave(row: MaintenanceHost, clock: Clock) -> None:
+    """Also when it was not inside: it may be on its way there, and arrive just before that is ended."""
     _call(row, lambda hypervisor: hypervisor.leave_maintenance(row.host.ref))
-    if inside:
-        inside = _call(row, _look(row.host.ref))
-        _note_inside(row, inside, clock())
+    inside = _call(row, _look(row.host.ref))
+    _note_inside(row, inside, clock())
     if inside:
         _later(row, LOOK_SECONDS, clock(), attempts=0, detail=words.leaving(row.host))
     else:
