@@ -10,6 +10,7 @@ from django.conf import settings
 from cloudops import env
 from cloudops.core.reference import configuration
 from cloudops.core.runtime import tunable_fields
+from cloudops.hypervisors.vsphere.privileges import PRIVILEGES
 
 ROOT = Path(settings.BASE_DIR)
 
@@ -43,3 +44,10 @@ def test_no_document_links_to_a_file_that_is_not_there() -> None:
             if not (document.parent / link).exists():
                 missing.append(f"{document.name}: {link}")
     assert missing == []
+
+
+def test_the_privileges_of_vsphere_are_those_that_are_checked() -> None:
+    text = (ROOT / "docs" / "vsphere.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)`( \(required\))? \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    listed = [(name, bool(required), where, why) for name, required, where, why in rows]
+    assert listed == [(one.id, one.required, str(one.where), one.why) for one in PRIVILEGES]
