@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.db.models import Q, QuerySet
 from django.shortcuts import get_object_or_404
-from drf_spectacular.utils import extend_schema, extend_schema_view
+from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from cloudops.accounts.rights import Right, has
 from cloudops.core.filters import Filters, Flag, Uuid
 from cloudops.core.rest import ApiViewSet, Lists, Retrieves
+from cloudops.core.schema import ProblemSerializer
 from cloudops.inventory import access
 from cloudops.inventory.models import Host
 from consoles import foreign, limits, release
@@ -104,7 +105,7 @@ class ForeignConnectionViewSet(Lists, ApiViewSet):
             "Where the platform can end one and keep the others: vSphere from 7.0.1. Elsewhere 409 `not-supported` or "
             "`connection-unnamed` with the way out."
         ),
-        responses={204: None},
+        responses={204: None, 502: OpenApiResponse(ProblemSerializer, description="The hypervisor failed.")},
     )
     def destroy(self, request: Request, pk: int) -> Response:
         foreign.drop(connection=self.get_object(), by=self.by, now=self.now)

@@ -20,8 +20,8 @@ from cloudops.accounts.pages import needs, person
 from cloudops.accounts.rights import Right
 from cloudops.core import listing, pages, runtime
 from cloudops.core.requests import actor_of
-from consoles import history as past
 from consoles import foreign, limits, overview, release, sessions
+from consoles import history as past
 from consoles.models import ConsoleSession, ForeignConnection, SessionQuerySet
 from consoles.reasons import ClosedReason
 
