@@ -212,10 +212,10 @@ async def _relay(
         with contextlib.suppress(OSError, TimeoutError):
             await asyncio.wait_for(_flush(protocol, writer), CLOSE_SECONDS)
     finally:
+        backend_writer.close()
         for part in parts:
             part.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
-        backend_writer.close()
 
 
 async def _end(connection: MksConnection) -> None:
