@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Iterable
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ from consoles.relay.frames import BINARY, CLOSE, PING, PONG, FrameParser, close_
 MAX_RESPONSE_BYTES: Final = 16 * 1024
 PING_SECONDS: Final = 10.0
 SILENT_SECONDS: Final = 25.0
+KEEPALIVE_SECONDS: Final = 5
 TICKET_REFUSALS: Final = frozenset({b"400", b"401", b"403", b"404", b"410"})
 """HTTP statuses by which a server says that it knows no such ticket, or knows it no more."""
 
@@ -65,8 +67,9 @@ async def connect_wss(endpoint: ConsoleEndpoint, protocol: asyncio.Protocol) -> 
 class _WssLine(asyncio.Protocol):
     """The TLS transport's protocol: the HTTP upgrade first, then frames.
 
-    A server that has answered a ping once and then falls silent is given up: its line is half-open. One that never
-    answers pings is left alone, as a display that does not change says nothing for hours.
+    A line whose other end is gone is noticed by the kernel (keep-alive). A server that knows pings, as it sent one
+    itself, is pinged too, and given up when it falls silent: it hangs although its machine lives. Others are not, as
+    nobody knows what a display's server makes of a ping, and one that does not change may say nothing for hours.
     """
 
     def __init__(self, url: str) -> None:
@@ -76,7 +79,7 @@ class _WssLine(asyncio.Protocol):
         self._answer: asyncio.Future[None] = loop.create_future()
         self._loop = loop
         self._heard_at = loop.time()
-        self._answers_pings = False
+        self._knows_pings = False
         self._timer: asyncio.TimerHandle | None = None
         self._head = bytearray()
         self._early: list[bytes] = []
@@ -85,6 +88,7 @@ class _WssLine(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        _keep_alive(transport.get_extra_info("socket"))
 
     async def open(self) -> None:
         """The upgrade. Raises :class:`UpstreamRefused` when the server says no."""
@@ -108,10 +112,10 @@ class _WssLine(asyncio.Protocol):
         if self.outer is not None and not self.outer.is_reading():
             self._heard_at = now  # the browser is slow: what the server says cannot be heard
         silence = now - self._heard_at
-        if self._answers_pings and silence >= SILENT_SECONDS:
+        if self._knows_pings and silence >= SILENT_SECONDS:
             self.transport.abort()
             return
-        if silence >= PING_SECONDS or not self._answers_pings:
+        if self._knows_pings and silence >= PING_SECONDS:
             self.transport.write(masked_frame(b"", os.urandom(4), PING))
         self._timer = self._loop.call_later(PING_SECONDS / 2, self._check_life)
 
@@ -152,9 +156,8 @@ class _WssLine(asyncio.Protocol):
                     self._early.append(payload)
                 else:
                     self.outer.deliver(payload)
-            elif opcode == PONG:
-                self._answers_pings = True
             elif opcode == PING:
+                self._knows_pings = True
                 self.transport.write(masked_frame(payload, os.urandom(4), PONG))
             elif opcode == CLOSE:
                 self.transport.close()
@@ -184,6 +187,14 @@ class _WssLine(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self.outer is not None:
             self.outer.get_protocol().resume_writing()
+
+
+def _keep_alive(line: Any) -> None:
+    """A peer that does not answer any more is given up by the kernel, whether we have something to say or not."""
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(PING_SECONDS) or 1)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENT_SECONDS * 1000))
 
 
 class WssTransport(asyncio.Transport):

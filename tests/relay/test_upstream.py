@@ -377,9 +377,9 @@ async def test_wss_that_knows_no_such_ticket(status: int) -> None:
 
 
 @on_both_loops
-@pytest.mark.parametrize("answers", [True, False])
-async def test_wss_that_falls_silent(answers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given up if it ever answered a ping; one that never does is a server whose display does not change."""
+@pytest.mark.parametrize("knows_pings", [True, False])
+async def test_wss_that_falls_silent(knows_pings: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given up if it sent pings itself; else it is a server whose display does not change, and not even asked."""
     monkeypatch.setattr(wss, "PING_SECONDS", 0.05)
     monkeypatch.setattr(wss, "SILENT_SECONDS", 0.3)
     made = certificate()
@@ -395,27 +395,30 @@ async def test_wss_that_falls_silent(answers: bool, monkeypatch: pytest.MonkeyPa
         writer.write(b"Sec-WebSocket-Protocol: binary\r\n\r\n")
         for say in (b"RFB 003.008\n", b"\1\1", bytes(4)):
             writer.write(bytes((0x82, len(say))) + say)
+        if knows_pings:
+            writer.write(bytes((0x80 | PING, 0)))
         parser = FrameParser()
         while data := await reader.read(4096):
             for opcode, payload in parser.feed(data):
                 if opcode == PING and not silent.is_set():
                     pings.append(payload)
-                    if answers:
-                        writer.write(bytes((0x80 | PONG, 0)))
+                    writer.write(bytes((0x80 | PONG, 0)))
 
     server = await asyncio.start_server(vnc, "127.0.0.1", 0, ssl=made.server)
     url = f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}/ticket/t"
     try:
         upstream = await open_upstream(ConsoleEndpoint(Transport.WSS, url=url, certificate_sha1=made.sha1), 5)
-        await until(lambda: len(pings) >= 3)
-        assert not upstream.lost
-        silent.set()
-        if answers:
+        assert upstream.attach().get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if knows_pings:
+            await until(lambda: len(pings) >= 3)
+            assert not upstream.lost
+            silent.set()
             await until(lambda: upstream.lost)
         else:
             await asyncio.sleep(0.6)
             assert not upstream.lost
-        upstream.close()
+            assert pings == []
+            upstream.attach().abort()
     finally:
         server.close()
 
