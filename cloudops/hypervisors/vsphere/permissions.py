@@ -23,7 +23,6 @@ _KINDS: Mapping[Where, type[Any]] = {
     Where.VM: vim.VirtualMachine,
     Where.POOL: vim.ResourcePool,
     Where.DATASTORE: vim.Datastore,
-    Where.NETWORK: vim.Network,
 }
 
 

@@ -64,7 +64,9 @@ def screenshot(link: Link, vm_ref: str) -> Screenshot:
 
 
 def discard(link: Link, vm_ref: str) -> None:
-    """Takes a VM that is off out of the inventory (``UnregisterVM``); its files stay. Raises InvalidState."""
+    """Takes a VM that is off out of the inventory (``UnregisterVM``); its files stay. Raises InvalidState.
+
+    No move within one vCenter leaves anything behind, so that CloudOps' own role does not include it."""
     found = find_vm(link, vm_ref)
     found.demand_host()
     if found.power_state is not PowerState.OFF:

@@ -18,7 +18,6 @@ class Where(enum.StrEnum):
     VM = "VMs"
     POOL = "resource pools"
     DATASTORE = "datastores"
-    NETWORK = "networks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +38,21 @@ PRIVILEGES: tuple[Privilege, ...] = (
     Privilege("VirtualMachine.Interact.PowerOff", Where.VM, "to stop VMs and to shut them down"),
     Privilege("VirtualMachine.Interact.Reset", Where.VM, "to reset and reboot VMs"),
     Privilege("VirtualMachine.Interact.Suspend", Where.VM, "to pause VMs"),
-    Privilege("VirtualMachine.Config.CPUCount", Where.VM, "to change how many vCPUs a VM has"),
-    Privilege("VirtualMachine.Config.Memory", Where.VM, "to change how much memory a VM has"),
+    Privilege(
+        "VirtualMachine.Config.CPUCount",
+        Where.VM,
+        "to change how many vCPUs a VM has, and whether it may get more while it runs",
+    ),
+    Privilege(
+        "VirtualMachine.Config.Memory",
+        Where.VM,
+        "to change how much memory a VM has, and whether it may get more while it runs",
+    ),
     Privilege("VirtualMachine.Config.Resource", Where.VM, "to change a VM's CPU shares and limit"),
-    Privilege("VirtualMachine.Config.Settings", Where.VM, "to allow hot-add of a VM's memory and CPUs"),
-    Privilege("VirtualMachine.Inventory.Unregister", Where.VM, "to remove the leftover of a VM that moved away"),
     Privilege("Resource.HotMigrate", Where.VM, "to move VMs that run"),
     Privilege("Resource.ColdMigrate", Where.VM, "to move VMs that are off"),
-    Privilege("Resource.QueryVMotion", Where.ROOT, "to ask whether a host would take a VM"),
     Privilege("Resource.AssignVMToPool", Where.POOL, "to put VMs that move into their new host's resource pool"),
     Privilege("Datastore.AllocateSpace", Where.DATASTORE, "to copy disks along with VMs that move"),
-    Privilege("Network.Assign", Where.NETWORK, "to connect VMs that move"),
     Privilege("Host.Config.Maintenance", Where.HOST, "for the hosts' own maintenance mode"),
 )
 

@@ -20,7 +20,7 @@ from cloudops.hypervisors.vsphere.link import Link
 
 T = TypeVar("T")
 
-MAX_IDLE_LINKS = 4
+MAX_IDLE_LINKS = 8
 MAX_IDLE_SECONDS = 60.0
 """A connection that was idle for longer is not trusted: something between may have forgotten it."""
 LOGOUT_SECONDS = 1.0
