@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from django.db import connection
 
 from cloudops.core.errors import Refusal
+from tests import databases
 from tests.conftest import ROOT
 
 Env = dict[str, str]
@@ -75,17 +75,11 @@ def answer(process: subprocess.Popen[str]) -> Any:
 
 
 def own_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a fresh database of the kind that the fixture's parameter names: ``sqlite`` or ``postgres``."""
+    """The URL of a fresh database, with all tables, of the kind that the fixture's parameter names: ``sqlite`` or
+    ``postgres``."""
+    make_env = request.getfixturevalue("product_env")
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/race.sqlite3"
-    server_url = str(request.getfixturevalue("postgres_url"))
-    name = f"race_{time.monotonic_ns()}"
-    with psycopg.connect(server_url, autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}"')
-    return server_url.rsplit("/", 1)[0] + f"/{name}"
-
-
-def migrate(env: Env) -> None:
-    """Makes the tables of the installation's database."""
-    command = [sys.executable, "-W", "ignore", "manage.py", "migrate", "-v0"]
-    assert subprocess.run(command, cwd=ROOT, env=env, timeout=120, check=False).returncode == 0
+        folder = request.getfixturevalue("tmp_path_factory").getbasetemp()
+        return databases.in_sqlite(tmp_path / "race.sqlite3", folder=folder, make_env=make_env)
+    server_url = request.getfixturevalue("postgres_url")
+    return databases.in_postgres(server_url, f"race_{time.monotonic_ns()}", make_env=make_env)

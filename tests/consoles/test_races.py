@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.racing import Env, answer, let_go, migrate, own_database, racer
+from tests.racing import Env, answer, let_go, own_database, racer
 
 pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(300)]
 
@@ -29,7 +29,6 @@ def race(
     host_limit: int | None = None,
     quota: int | None = None,
 ) -> tuple[list[Any], Any]:
-    migrate(env)
     answer(run(env, "seed", hosts=hosts, host_limit=host_limit, quota=quota))
     started = let_go(*(run(env, "open", threads=threads, each=each, mix=mix) for _ in range(processes)))
     outcomes = [answer(process) for process in started]

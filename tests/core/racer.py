@@ -1,6 +1,6 @@
-"""One of several processes that race for the same tick: ``python -m tests.core.racer NAME START``.
+"""One of several processes that race for the same tick: ``python -m tests.core.racer NAME {}``.
 
-Waits until START (seconds since the epoch), tries 40 times at 10 ms and prints how often it won.
+Says that it is ready and, after a line of input, tries 40 times at 10 ms and prints how often it won.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from cloudops.core.ticks import claim_tick  # noqa: E402
 
 
 def main() -> None:
-    name, start = sys.argv[1], float(sys.argv[2])
-    timezone.now()
-    time.sleep(max(0.0, start - time.time()))
-    won = 0
+    name, won = sys.argv[1], 0
+    print("ready", flush=True)  # noqa: T201 - to the test
+    sys.stdin.readline()
     for _ in range(40):
         won += claim_tick(name, interval_seconds=3600, now=timezone.now() + timedelta(milliseconds=1))
         time.sleep(0.01)

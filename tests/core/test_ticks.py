@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from cloudops.core.ticks import claim_tick
+from tests import databases
 from tests.conftest import Clock
+from tests.racing import answer, let_go, racer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,20 +34,7 @@ def test_of_racing_processes_on_postgresql_one_wins(
 ) -> None:
     """Six processes ask 240 times for a tick that does not exist yet: the insert races as well as the update."""
     name = f"ticks_{os.getpid()}_{time.monotonic_ns()}"
-    with psycopg.connect(postgres_url, autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}"')
-    environment = product_env(database_url=postgres_url.rpartition("/")[0] + f"/{name}", redis_url=redis_url)
-    subprocess.run([sys.executable, "manage.py", "migrate", "-v0", "core"], cwd=ROOT, env=environment, check=True)
-    start = str(time.time() + 8)
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.core.racer", "job", start],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(6)
-    ]
-    won = [int(racer.communicate(timeout=60)[0]) for racer in racers]
-    assert sum(won) == 1
+    database = databases.in_postgres(postgres_url, name, make_env=product_env)
+    environment = product_env(database_url=database, redis_url=redis_url)
+    racers = let_go(*(racer("tests.core.racer", environment, "job") for _ in range(6)))
+    assert sum(answer(one) for one in racers) == 1

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psycopg
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from cloudops.lab.libvirtd import LibvirtHost
+from tests import databases
 from tests.conftest import WORKER
 from tests.e2e.api import Api
 from tests.e2e.browser import Person, launch_options
@@ -20,20 +20,13 @@ __all__ = ["lab_of_three", "real_host", "three_hosts"]
 
 
 @pytest.fixture(scope="module")
-def e2e_database(postgres_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """URL of a fresh PostgreSQL database."""
-    server, _, _ = postgres_url.rpartition("/")
+def e2e_database(
+    postgres_url: str, product_env: Callable[..., dict[str, str]], request: pytest.FixtureRequest
+) -> Iterator[str]:
+    """URL of a fresh PostgreSQL database with all tables."""
     name = f"e2e_{request.module.__name__.rpartition('.')[2]}_{WORKER or 'alone'}"
-
-    def drop() -> None:
-        with psycopg.connect(f"{server}/postgres", autocommit=True, connect_timeout=10) as admin:
-            admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
-
-    drop()
-    with psycopg.connect(f"{server}/postgres", autocommit=True, connect_timeout=10) as admin:
-        admin.execute(f'CREATE DATABASE "{name}"'.encode())
-    yield f"{server}/{name}"
-    drop()
+    yield databases.in_postgres(postgres_url, name, make_env=product_env)
+    databases.drop_postgres(postgres_url, name)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +37,9 @@ def product(
     redis_url: str,
 ) -> Iterator[Product]:
     folder = tmp_path_factory.mktemp("product")
-    with Product(folder, make_env=product_env, database_url=e2e_database, redis_url=redis_url) as running:
+    with Product(
+        folder, make_env=product_env, database_url=e2e_database, redis_url=redis_url, migrated=True
+    ) as running:
         yield running
 
 

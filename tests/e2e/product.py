@@ -23,10 +23,20 @@ T = TypeVar("T")
 
 
 class Product:
-    """An installation in a directory of its own. ``env`` makes a process environment for one public URL."""
+    """An installation in a directory of its own. ``make_env`` makes a process environment for one public URL;
+    ``migrated``: the database has its tables already."""
 
-    def __init__(self, folder: Path, *, make_env: Callable[..., dict[str, str]], database_url: str, redis_url: str):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        make_env: Callable[..., dict[str, str]],
+        database_url: str,
+        redis_url: str,
+        migrated: bool = False,
+    ) -> None:
         self.folder = folder
+        self.migrated = migrated
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = make_env(
@@ -71,7 +81,8 @@ class Product:
 
     def start(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.manage("migrate", "-v0")
+        if not self.migrated:
+            self.manage("migrate", "-v0")
         self.start_web("web", self.port)
         self.start_worker()
         self.start_migrations()

@@ -20,6 +20,7 @@ from cloudops.hypervisors.port import EndpointSpec, Kind, PowerAction
 from cloudops.hypervisors.simulated import SimulatedHypervisor
 from cloudops.managers import processes, watchers, workers
 from cloudops.managers.models import ServerProcess
+from tests import databases
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,9 +77,7 @@ def test_real_watchers_follow_a_simulated_host_take_over_and_end_on_sigterm(
     """Two processes on PostgreSQL: one is killed, the other takes its endpoint over; a power change of a VM is in the
     database within a second of the event."""
     name = f"watch_{os.getpid()}_{time.monotonic_ns()}"
-    with psycopg.connect(postgres_url, autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}"')
-    database = postgres_url.rpartition("/")[0] + f"/{name}"
+    database = databases.in_postgres(postgres_url, name, make_env=product_env)
     state = service_dir / "fleet.sqlite"
     uri = f"simulated://{name}?hosts=1&vms=2&state={state}"
     environment = product_env(database_url=database, redis_url=redis_url, CLOUDOPS_SIMULATED_DIR=str(service_dir))
@@ -86,7 +85,6 @@ def test_real_watchers_follow_a_simulated_host_take_over_and_end_on_sigterm(
     def manage(*arguments: str) -> None:
         subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=environment, check=True, timeout=90)
 
-    manage("migrate", "-v0")
     manage("shell", "-v0", "-c", ADD.format(uri=uri))
     log = (service_dir / "watch.log").open("wb")
     running: list[subprocess.Popen[bytes]] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.racing import Env, answer, let_go, migrate, own_database, racer
+from tests.racing import Env, answer, let_go, own_database, racer
 
 pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(300)]
 HOSTS, FITS = 6, 6 * 16
@@ -26,7 +26,6 @@ def env(request: pytest.FixtureRequest, tmp_path: Path, product_env: Callable[..
 
 
 def test_a_fleet_is_filled_to_the_last_mib_and_no_further(env: Env) -> None:
-    migrate(env)
     answer(run(env, "seed", hosts=HOSTS, vms=FITS + 32))
     share = {"threads": 3, "of": 4, "give_back": 0.25}
     racers = let_go(*(run(env, "place", number=number, **share) for number in range(4)))
