@@ -24,10 +24,12 @@ from cloudops.core.actors import system
 from cloudops.core.errors import Unavailable
 from cloudops.hypervisors.port import (
     ConsoleConnection,
+    HostNotConnected,
     Hypervisor,
     HypervisorError,
     NotSupported,
     PowerState,
+    TimedOut,
     Unreachable,
 )
 from cloudops.inventory import endpoints
@@ -42,6 +44,7 @@ T = TypeVar("T")
 BUDGET_SECONDS: Final = 60.0
 CALL_SECONDS: Final = 5.0
 INVENTORY_SECONDS: Final = 20.0
+MOST_SILENT_HOSTS: Final = 3
 RECONCILER: Final = system("reconciler")
 
 
@@ -102,20 +105,29 @@ def reconcile_vms(
     besides: UUID | None = None,
     grace_seconds: float = GHOST_SECONDS,
 ) -> Reconciled:
-    """These VMs of one endpoint. Stops at the first sign that the host does not answer."""
+    """These VMs of one endpoint. VMs of a host that does not answer are left; when the endpoint itself does not, or
+    several of its hosts, all that are left are."""
     result = Reconciled()
     look = _Round(endpoint, now, result, besides, grace_seconds)
     give_up = time.monotonic() + BUDGET_SECONDS
+    silent: set[UUID] = set()
     for index, vm in enumerate(vms):
         left = give_up - time.monotonic()
-        if left <= 0:
+        if left <= 0 or len(silent) >= MOST_SILENT_HOSTS:
             result.skipped += len(vms) - index
-            result.unreachable = f"{len(vms) - index} VMs were not asked within {BUDGET_SECONDS:g} s."
+            result.unreachable = result.unreachable or f"{len(vms) - index} VMs were not asked in {BUDGET_SECONDS:g} s."
             break
+        if vm.host_id in silent:
+            result.skipped += 1
+            continue
         try:
             _reconcile(look, vm, min(CALL_SECONDS, left))
         except NotSupported:
             return result
+        except (HostNotConnected, TimedOut) as error:
+            silent.add(vm.host_id)
+            result.skipped += 1
+            result.unreachable = str(error)
         except (Unreachable, Unavailable) as error:
             result.skipped += len(vms) - index
             result.unreachable = str(error)

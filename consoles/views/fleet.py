@@ -110,7 +110,7 @@ def slots(
     ]
     if setting.console_count_foreign:
         cells += [
-            {"state": "foreign", "user": row.label, "vm": row.vm.name, "since": row.first_seen_at, "url": ""}
+            {"state": "foreign", "user": row.words, "vm": row.vm.name, "since": row.first_seen_at, "url": ""}
             for row in foreign
         ]
     return cells

@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from cloudops.hypervisors import registry, simulated
-from cloudops.hypervisors.port import ConsoleConnection, NotSupported, PowerState, TimedOut, VmFacts
+from cloudops.hypervisors.port import ConsoleConnection, HostNotConnected, NotSupported, PowerState, TimedOut, VmFacts
 from cloudops.inventory import endpoints
-from cloudops.inventory.models import Vm
+from cloudops.inventory.models import Host, Vm
 from consoles import connections, reconcile, sessions
 from consoles.models import ConsoleSession, ForeignConnection
 from tests.conftest import Clock
@@ -24,12 +24,15 @@ class Platform:
         self.found: dict[str, list[ConsoleConnection]] = {}
         self.dropped: list[str] = []
         self.can_drop = True
+        self.silent: set[str] = set()
         self.counts: dict[str, int] = {}
         self.error: Exception | None = None
 
     def connections(self, vm_ref: str) -> list[ConsoleConnection]:
         if self.error is not None:
             raise self.error
+        if vm_ref in self.silent:
+            raise HostNotConnected("its host does not respond")
         return self.found.get(vm_ref, [])
 
     def vm(self, vm_ref: str) -> VmFacts:
@@ -140,6 +143,19 @@ def test_a_host_that_does_not_answer_is_left_as_it_is(world: World, clock: Clock
     result = run(world, clock)
     assert (result.vms, result.skipped, result.unreachable) == (0, 2, "no answer within 5 s")
     assert foreign() == {"198.51.100.1:4000"}
+
+
+def test_one_host_of_many_that_does_not_answer_costs_only_its_own_vms(
+    world: World, clock: Clock, platform: Platform
+) -> None:
+    other = world.add_host("other")
+    Host.objects.filter(pk=other.pk).update(endpoint=world.host.endpoint)
+    world.add_vm("gamma", host=other)
+    platform.found = {"ref-gamma": [tcp("198.51.100.3", 4000)]}
+    platform.silent = {"ref-alpha", "ref-beta"}
+    result = run(world, clock)
+    assert (result.vms, result.skipped, result.unreachable) == (1, 2, "its host does not respond")
+    assert foreign() == {"198.51.100.3:4000"}
 
 
 def test_stops_within_its_budget(
