@@ -16,8 +16,11 @@ from tests.e2e.product import PASSWORD
 CAST = {"ada": "admin", "oskar": "operator", "alice": "tenant", "bob": "tenant", "mallory": "tenant"}
 
 
-def seed(*, uri: str, kind: str, console_limit: int | None = None, cluster: str = "lab") -> dict[str, Any]:
-    """Returns ``{"host": id, "vms": {name: id}}``; every VM belongs to project apollo."""
+def seed(
+    *, uri: str, kind: str, console_limit: int | None = None, cluster: str = "lab", access: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Returns ``{"host": id, "vms": {name: id}}``; every VM belongs to project apollo. ``access``: user name, secret
+    and certificate where the hypervisor wants them."""
     from django.utils import timezone
 
     from cloudops.accounts import people, tokens
@@ -37,7 +40,8 @@ def seed(*, uri: str, kind: str, console_limit: int | None = None, cluster: str 
             for username in members:
                 people.add_member(project, user=User.objects.get(username=username), by=by, now=now)
     home = Cluster.objects.filter(name=cluster).first() or clusters.create(name=cluster, by=by, now=now)
-    added = hosts.add_host(kind=kind, uri=uri, cluster=home, console_limit_override=console_limit, by=by, now=now)
+    known: dict[str, Any] = {"cluster": home, "console_limit_override": console_limit, **(access or {})}
+    added = hosts.add_host(kind=kind, uri=uri, **known, by=by, now=now)
     sync_endpoint(added[0].endpoint, now=timezone.now())
     vms.assign(list(Vm.objects.filter(host__in=added)), project=Project.objects.get(name="apollo"), by=by, now=now)
     secrets = {
