@@ -188,6 +188,8 @@ class HostFilters(Filters):
     connection = Choice(choices=Connection.choices)
     schedulable = Flag()
     kind = Choice("endpoint__kind", choices=Endpoint.KINDS)
+    endpoint = Uuid("endpoint_id", help_text="Behind this management endpoint, for example one vCenter.")
+    platform_maintenance = Flag(help_text="In the platform's own maintenance mode.")
     tag = Text("tags__name", max_length=63)
 
     class Meta:

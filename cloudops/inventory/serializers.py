@@ -30,9 +30,13 @@ class ClusterRef(Shown):
 class ClusterSerializer(Shown):
     """Hosts among which VMs may move freely."""
 
+    taken_from = serializers.UUIDField(
+        source="taken_from_id", allow_null=True, help_text="The management endpoint whose own cluster this is."
+    )
+
     class Meta:
         model = Cluster
-        fields = ["id", "name", "description", "position"]
+        fields = ["id", "name", "description", "position", "taken_from", "platform_name"]
 
 
 class ClusterBody(Body):

@@ -138,6 +138,8 @@ class ProbeStepSerializer(serializers.Serializer[Any]):
     detail = serializers.CharField(allow_blank=True)
     remedy = serializers.CharField(allow_blank=True)
     elapsed_ms = serializers.FloatField()
+    certificate_sha256 = serializers.CharField(required=False, help_text="Of what was presented in this step.")
+    certificate_sha1 = serializers.CharField(required=False)
 
 
 class HostFactsSerializer(serializers.Serializer[Any]):

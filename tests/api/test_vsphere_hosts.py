@@ -80,6 +80,10 @@ def test_problems_of_one_host_and_of_the_certificate(world: World, vcenter: Fake
     sync.sync_endpoint(endpoint, now=timezone.now())
     rows = {row["name"]: row for row in client.get("/api/v1/hosts/?search=esx-").json()["results"]}
     assert (rows["esx-01"]["connection"], rows["esx-01"]["platform_maintenance"]) == ("up", True)
+    narrowed = client.get(f"/api/v1/hosts/?endpoint={endpoint.pk}&platform_maintenance=true").json()["results"]
+    assert [row["name"] for row in narrowed] == ["esx-01"]
+    named = {row["name"]: row["taken_from"] for row in client.get("/api/v1/clusters/").json()["results"]}
+    assert named["Gold"] == str(endpoint.pk)
     assert (rows["esx-02"]["connection"], rows["esx-02"]["error_code"]) == ("unreachable", "host-not-connected")
     registry.close_all()
     new = vcenter.faults.swap_certificate("vcenter")
