@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +33,7 @@ from tests.hypervisors.contract import eventually, opened
 from tests.vsphere.fake import FakeVcenter
 
 SLACK_SECONDS = 2.0
+LIMITS = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def _now(link: Link) -> object:
@@ -174,6 +177,41 @@ def test_a_wrong_password_is_not_tried_again_and_again(vcenter: FakeVcenter) -> 
             with pytest.raises(AuthenticationFailed):
                 hypervisor.hosts()
     assert vcenter.calls("Login") <= 2
+
+
+def test_many_that_wait_for_a_login_that_fails_do_not_all_try(vcenter: FakeVcenter) -> None:
+    with opened(vcenter.spec(secret="wrong")) as hypervisor, ThreadPoolExecutor(8) as pool:
+        failed = [pool.submit(hypervisor.hosts) for _ in range(8)]
+        assert {type(one.exception(20)) for one in failed} == {AuthenticationFailed}
+    assert vcenter.calls("Login") <= 2
+
+
+def test_a_password_that_was_changed_meanwhile_is_not_tried_again_and_again(vcenter: FakeVcenter) -> None:
+    with opened(vcenter.spec()) as hypervisor:
+        hypervisor.hosts()
+        vcenter.service.password = "another"
+        vcenter.faults.expire_sessions()
+        logins = vcenter.calls("Login")
+        for _ in range(10):
+            with pytest.raises(AuthenticationFailed):
+                hypervisor.vms()
+        assert vcenter.calls("Login") <= logins + 2
+        vcenter.service.password = vcenter.password
+        eventually(lambda: _answers(hypervisor.vms))
+
+
+def test_a_process_with_many_sockets_keeps_its_connections(vcenter: FakeVcenter, session: Session) -> None:
+    """select() knows no descriptor above 1023; a web process with many consoles has them."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(4096, LIMITS[0]), LIMITS[1]))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        session.call(_now)
+        session.call(_now)
+        assert vcenter.calls("RetrieveServiceContent") == 1
+    finally:
+        for one in held:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, LIMITS)
 
 
 def _in_time(spec: EndpointSpec, call: Callable[[], object]) -> HypervisorError:

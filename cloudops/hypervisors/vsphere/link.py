@@ -69,8 +69,10 @@ class Link:
         """Whether an idle link can be used once more: vCenter has neither closed it nor said anything on it."""
         if self.is_broken or self._connection is None or self._connection.sock is None:
             return False
+        poll = select.poll()  # select() itself knows no descriptor above 1023
         try:
-            return not select.select([self._connection.sock], [], [], 0)[0]
+            poll.register(self._connection.sock, select.POLLIN)
+            return not poll.poll(0)
         except (OSError, ValueError):
             return False
 

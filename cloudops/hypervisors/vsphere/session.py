@@ -12,7 +12,7 @@ from typing import TypeVar
 from pyVmomi import vim, vmodl
 
 from cloudops.hypervisors.backoff import Backoff
-from cloudops.hypervisors.port import AuthenticationFailed, EndpointSpec, HypervisorError, TimedOut, Unreachable
+from cloudops.hypervisors.port import EndpointSpec, HypervisorError, TimedOut, Unreachable
 from cloudops.hypervisors.vsphere.address import parse
 from cloudops.hypervisors.vsphere.certificates import Trust
 from cloudops.hypervisors.vsphere.errors import typed
@@ -172,8 +172,9 @@ class Session:
         """Connects, and logs in unless somebody has already."""
         with self._logging_in(link):
             if not self._cookie:
-                link.use(link.negotiate())
-                self.log_in(link)
+                with self._counted():
+                    link.use(link.negotiate())
+                    self.log_in(link)
                 return
             version = self._version
         self._lend(link)
@@ -188,13 +189,26 @@ class Session:
         with self._logging_in(link):
             if link.generation == self._generation:
                 self._cookie = ""
-                try:
+                with self._counted():
                     self.log_in(link)
-                except AuthenticationFailed as error:
-                    self.backoff.failed(error)
-                    raise
             else:
                 self._lend(link)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Around a login, with the lock held: whoever waited for one that failed does not try at once again, as some
+        wrong passwords lock the account."""
+        self.backoff.check()
+        try:
+            yield
+        except BaseException as error:
+            failure = self._typed(error)
+            if not self._closed:
+                self.backoff.failed(failure)
+            if failure is error:
+                raise
+            raise failure from error
+        self.backoff.succeeded()
 
     @contextmanager
     def _logging_in(self, link: Link) -> Iterator[None]:
