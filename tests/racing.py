@@ -1,4 +1,4 @@
-"""Races: threads that begin at the same moment, and processes that are let go once all of them are ready."""
+"""Races: threads that begin at the same moment, and processes that do (see ``tests.forking``)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests import databases
 from tests.conftest import ROOT
 
 Env = dict[str, str]
+RACE_SECONDS = 280
 
 
 def together(work: Callable[[int], str], threads: int) -> Counter[str]:
@@ -48,30 +49,12 @@ def together(work: Callable[[int], str], threads: int) -> Counter[str]:
     return outcomes
 
 
-def racer(module: str, env: Env, role: str, **parameters: Any) -> subprocess.Popen[str]:
-    """A process of ``python -m module ROLE JSON`` inside an installation's environment."""
-    command = [sys.executable, "-W", "ignore", "-m", module, role, json.dumps(parameters)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-
-
-def let_go(*processes: subprocess.Popen[str]) -> list[subprocess.Popen[str]]:
-    """Lets racers go once all of them are ready."""
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", process.communicate(timeout=60)
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    return list(processes)
-
-
-def answer(process: subprocess.Popen[str]) -> Any:
-    """What a racer printed last."""
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    return json.loads(out.splitlines()[-1])
+def run(env: Env, module: str, **parameters: Any) -> Any:
+    """What ``python -m module JSON`` tells, a race of processes inside an installation's environment."""
+    command = [sys.executable, "-W", "ignore", "-m", module, json.dumps(parameters)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=RACE_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def own_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:

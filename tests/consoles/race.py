@@ -1,7 +1,7 @@
-"""One process of a race for slots: `python -m tests.consoles.race ROLE JSON` inside an installation's environment.
+"""A race for slots: `python -m tests.consoles.race JSON` inside an installation's environment.
 
-Roles: ``seed`` makes host, VMs and users; ``open`` says that it is ready and, after a line of input, opens consoles
-from several threads and prints what happened; ``close`` ends all and counts.
+It makes host, VMs and users, has several processes open consoles from several threads each, ends all consoles and
+prints what happened.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cloudops.settings")
@@ -29,12 +30,13 @@ from consoles.errors import ConsoleLimit  # noqa: E402
 from consoles.models import ConsoleSession  # noqa: E402
 from consoles.reasons import ClosedReason  # noqa: E402
 from consoles.sessions import Traffic  # noqa: E402
+from tests import forking  # noqa: E402
 from tests.consoles.world import actor, add_process, build  # noqa: E402
 
 NOTHING = Traffic(None, 0, 0)
 
 
-def seed(*, hosts: int, host_limit: int | None, quota: int | None) -> dict[str, Any]:
+def seed(*, hosts: int, host_limit: int | None, quota: int | None) -> None:
     """The VMs, all of one project, are spread over the hosts."""
     world = build(timezone.now())
     places = [world.host, *(world.add_host(f"host-{number}") for number in range(1, hosts))]
@@ -42,14 +44,13 @@ def seed(*, hosts: int, host_limit: int | None, quota: int | None) -> dict[str, 
         world.add_vm(f"vm-{number}", host=places[number % hosts])
     Host.objects.update(console_limit_override=host_limit)
     Project.objects.filter(pk=world.project.pk).update(quota_consoles=quota)
-    return {"project": str(world.project.pk)}
 
 
 def in_project() -> int:
     return sum(limits.in_use_by_project(Project.objects.values_list("pk", flat=True), now=timezone.now()).values())
 
 
-def open_many(*, threads: int, each: int, mix: bool) -> dict[str, Any]:
+def open_many(_number: int, wait: forking.Wait, *, threads: int, each: int, mix: bool) -> dict[str, Any]:
     """Every thread opens ``each`` consoles; with ``mix`` it also redeems, drops and resumes them."""
     process = add_process(timezone.now())
     outcome: dict[str, Any] = {"opened": 0, "refused": 0, "errors": [], "most": 0, "most_in_project": 0}
@@ -86,8 +87,7 @@ def open_many(*, threads: int, each: int, mix: bool) -> dict[str, Any]:
     running = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
     for thread in running:
         thread.start()
-    print("ready", flush=True)  # noqa: T201 - to the test
-    sys.stdin.readline()
+    wait()
     start.set()
     for thread in running:
         thread.join()
@@ -124,7 +124,10 @@ def close_all() -> dict[str, Any]:
     return {"before": before, "closed": closed, "after": in_project()}
 
 
+def race(*, processes: int, opening: dict[str, Any], seeding: dict[str, Any]) -> dict[str, Any]:
+    outcomes = forking.race(processes, partial(open_many, **opening), prepare=partial(seed, **seeding))
+    return {"outcomes": outcomes, "end": close_all()}
+
+
 if __name__ == "__main__":
-    role, parameters = sys.argv[1], json.loads(sys.argv[2])
-    roles: dict[str, Any] = {"seed": seed, "open": open_many, "close": close_all}
-    print(json.dumps(roles[role](**parameters)))  # noqa: T201 - the answer to the test
+    print(json.dumps(race(**json.loads(sys.argv[1]))))  # noqa: T201 - the answer to the test

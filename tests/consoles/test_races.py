@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.racing import Env, answer, let_go, own_database, racer
+from tests.racing import Env, own_database, run
 
 pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(300)]
-
-
-def run(env: Env, role: str, **parameters: Any) -> subprocess.Popen[str]:
-    return racer("tests.consoles.race", env, role, **parameters)
 
 
 def race(
@@ -29,10 +24,10 @@ def race(
     host_limit: int | None = None,
     quota: int | None = None,
 ) -> tuple[list[Any], Any]:
-    answer(run(env, "seed", hosts=hosts, host_limit=host_limit, quota=quota))
-    started = let_go(*(run(env, "open", threads=threads, each=each, mix=mix) for _ in range(processes)))
-    outcomes = [answer(process) for process in started]
-    return outcomes, answer(run(env, "close"))
+    opening = {"threads": threads, "each": each, "mix": mix}
+    seeding = {"hosts": hosts, "host_limit": host_limit, "quota": quota}
+    told = run(env, "tests.consoles.race", processes=processes, opening=opening, seeding=seeding)
+    return told["outcomes"], told["end"]
 
 
 @pytest.fixture(params=["postgres", "sqlite"])

@@ -12,7 +12,7 @@ import pytest
 from cloudops.core.ticks import claim_tick
 from tests import databases
 from tests.conftest import Clock
-from tests.racing import answer, let_go, racer
+from tests.racing import run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,5 +36,4 @@ def test_of_racing_processes_on_postgresql_one_wins(
     name = f"ticks_{os.getpid()}_{time.monotonic_ns()}"
     database = databases.in_postgres(postgres_url, name, make_env=product_env)
     environment = product_env(database_url=database, redis_url=redis_url)
-    racers = let_go(*(racer("tests.core.racer", environment, "job") for _ in range(6)))
-    assert sum(answer(one) for one in racers) == 1
+    assert sum(run(environment, "tests.core.racer", processes=6, name="job")) == 1
