@@ -19,7 +19,14 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from cloudops.core.errors import Unavailable
-from cloudops.hypervisors.port import ConsoleConnection, HypervisorError, Kind
+from cloudops.hypervisors.port import (
+    ConsoleConnection,
+    HypervisorError,
+    Kind,
+    Overloaded,
+    TimedOut,
+    Unreachable,
+)
 from cloudops.inventory import endpoints
 from consoles.attach import Attached
 from consoles.connections import Newcomer
@@ -35,7 +42,7 @@ WAIT_SECONDS: Final = 6.0
 HELD_SECONDS: Final = 30
 """Longer than connecting and looking can take together; a process that dies holds up its VM's names for so long."""
 VISIT_SECONDS: Final = 3.0
-ASK_SECONDS: Final = 3.0
+ASK_SECONDS: Final = 2.0
 AGAIN_SECONDS: Final = 0.05
 LOOKS_AFTER_SECONDS: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 
@@ -91,7 +98,7 @@ class Turn:
         self._threads = lease.threads
         self._holder = uuid4()
         self._lock: asyncio.Lock | None = None
-        self._held = False
+        self._asked = False
         self._before: frozenset[str] | None = None
 
     @staticmethod
@@ -99,17 +106,25 @@ class Turn:
         return attached.host.endpoint.kind in NAMING
 
     async def begin(self) -> None:
-        """Waits for the turn, and looks who is there already."""
-        lock = _lock_of(self._attached.vm.pk)
+        """Waits for the turn, and looks who is there already. Raises :class:`Unreachable` when there is nobody to ask,
+        but not for one who is only slow."""
+        lock = _lock_of(self._vm_id)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + WAIT_SECONDS
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
+            async with asyncio.timeout_at(deadline):
                 await lock.acquire()
-                self._lock = lock
-                while not self._held:  # another process may have it, of which nothing here can hear
-                    self._held = await self._visit(self._take)
-                    await asyncio.sleep(0 if self._held else AGAIN_SECONDS)
-                self._before = frozenset(one.label for one in await self._connections())
+            self._lock = lock
+            self._asked = True
+            # Not cut short by the deadline: what is taken is to be known here, so that it is given back.
+            while not await self._visit(self._take):  # another process has it, of which nothing here hears
+                if loop.time() >= deadline:
+                    raise TimeoutError("another console of this VM is just connecting")
+                await asyncio.sleep(AGAIN_SECONDS)
+            self._before = frozenset(one.label for one in await self._connections())
         except (TimeoutError, HypervisorError, Unavailable, *DATABASE_TROUBLE) as error:
+            if isinstance(error, Unreachable) and not isinstance(error, (TimedOut, Overloaded)):
+                raise
             log.info("console_connection_unnamed", vm=self._attached.vm.name, why=str(error) or type(error).__name__)
 
     async def learn(self, our_address: tuple[str, int] | None, is_over: Callable[[], bool]) -> None:
@@ -136,8 +151,8 @@ class Turn:
     async def end(self) -> None:
         """Lets the next one connect."""
         try:
-            if self._held:
-                self._held = False
+            if self._asked:
+                self._asked = False
                 await self._visit(lambda now: give_back(vm_id=self._vm_id, holder=self._holder))
         except DATABASE_TROUBLE as error:
             log.warning("connect_turn_not_given_back", vm=self._attached.vm.name, error=str(error))

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from cloudops.core.models import Event
 from cloudops.inventory.models import Vm
-from consoles import displays, foreign, reconcile, tasks
+from consoles import displays, foreign, reconcile, tasks, turns
 from consoles.errors import ConnectionUnnamed, ConsoleLimit
 from consoles.models import ConnectTurn, ConsoleSession, ForeignConnection, OwnConnection, Status
 from consoles.reasons import ClosedReason
@@ -258,6 +258,30 @@ async def test_missing_privileges_and_hosts_that_are_gone(
             fake_vm.host.connection = "notResponding"
             vcenter.world.changed(fake_vm.host)
         assert (await told(g, vcenter))[0] == ClosedReason.HOST_LOST.ws_code
+        vcenter.faults.down("vcenter")
+        try:
+            assert (await told(g, vcenter))[0] == ClosedReason.HOST_LOST.ws_code
+        finally:
+            vcenter.faults.up("vcenter")
+
+
+async def test_forty_at_once_are_not_too_many_for_a_vcenter(
+    world: World, vcenter: FakeVcenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its calls are bounded for many hosts, and who does not get its turn in time connects without a name."""
+    monkeypatch.setattr(turns, "WAIT_SECONDS", 0.3)
+    await asyncio.to_thread(swap_vms, world)
+    async with real_gate(world, monkeypatch) as g:
+        pages = await enter_many(g, LIMIT, at_once=LIMIT)
+        assert vcenter.connections("vm-0002") == LIMIT
+        endpoint = world.host.endpoint
+        await g.eventually(lambda: ConnectTurn.objects.count() == 0, within_seconds=10)
+        assert 0 < len(await g.db(labels_of, world.vm)) <= LIMIT
+        found = await g.db(reconcile.reconcile_vms, endpoint=endpoint, vms=[world.vm], now=timezone.now())
+        assert (found.foreign, found.ghosts_dropped) == (0, 0), "ours without a name are ours all the same"
+        for page in pages:
+            page.close(1000)
+        await g.eventually(lambda: vcenter.connections() == 0, within_seconds=10)
 
 
 async def test_a_browser_that_falls_silent_leaves_nothing_on_the_platform(
