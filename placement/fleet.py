@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.integer[Any]]
-Counts = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
 CONNECTIONS = ("unknown", "up", "unreachable")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from placement.filters import FILTERS, Column, Filter, Measure
-from placement.fleet import Bools, Counts, Fleet, Floats, Ints
+from placement.fleet import Bools, Fleet, Floats, Ints
 from placement.spec import Spec
 from placement.weighers import TAKES_TURNS, WEIGHERS, allocator_for, cluster_ranks, turn, with_preferences
 
@@ -53,7 +53,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class NearestMiss:
-    """The host that lacks least: its failed filters, and the change that would let it take the VM.
+    """The host that lacks least when none fits: its failed filters, and the change that would let it take the VM.
 
     Each change is ``{"filter", "change", …numbers}``, in JSON's own types.
     """
@@ -98,12 +98,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """``failed``: how many filters each host fails, those that nothing could change counting for many."""
-
     columns: dict[str, Column]
     fits: Bools
     lost: dict[str, int]
-    failed: Counts
+    left: int
 
 
 def decide(spec: Spec, fleet: Fleet) -> Result:
@@ -119,7 +117,7 @@ def decide(spec: Spec, fleet: Fleet) -> Result:
         lost=judged.lost,
         allocator=chosen.allocator,
         top=chosen.top,
-        nearest=_nearest(spec, fleet, judged),
+        nearest=None if len(places) else _nearest(spec, fleet, judged),
         columns=judged.columns,
         places=chosen.places,
         scores=chosen.scores,
@@ -163,22 +161,20 @@ def _judge(spec: Spec, fleet: Fleet) -> _Judged:
 
 
 def _nothing_asked(fleet: Fleet) -> _Judged:
-    return _Judged({}, np.ones(len(fleet), dtype=bool), {}, np.zeros(len(fleet), dtype=np.uint8))
+    return _Judged({}, np.ones(len(fleet), dtype=bool), {}, len(fleet))
 
 
 def _ask(filters: Iterable[Filter], spec: Spec, fleet: Fleet, before: _Judged) -> _Judged:
-    columns, lost, fits, failed = dict(before.columns), dict(before.lost), before.fits, before.failed
-    left = len(fleet) - sum(lost.values())
+    columns, lost, fits, left = dict(before.columns), dict(before.lost), before.fits, before.left
     for one in filters:
         column = columns[one.name] = one.passes(spec, fleet)
         if column is None:
             continue
         fits = fits & column
-        failed = failed + (~column if one.ease else ~column * np.uint8(OUT_OF_QUESTION))
         count = int(np.count_nonzero(fits))
         if count != left:
             lost[one.name], left = left - count, count
-    return _Judged(columns, fits, lost, failed)
+    return _Judged(columns, fits, lost, left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,15 +247,15 @@ def _scored(fleet: Fleet, place: int, parts: Mapping[str, float]) -> Scored:
 
 
 def _nearest(spec: Spec, fleet: Fleet, judged: _Judged) -> NearestMiss | None:
-    """Of the hosts that fail, the one that fails fewest filters, then the easiest to change, then by least."""
-    if not judged.lost:
-        return None
-    failed = judged.failed - np.uint8(1)  # of hosts that fail none it is the largest number now
-    least = int(failed.min())
-    if least >= OUT_OF_QUESTION - 1:
-        return None
+    """When all hosts fail, the one that fails fewest filters, then the easiest to change, then by least."""
     asked = [(one, column) for one in FILTERS if (column := judged.columns[one.name]) is not None]
-    places, asked = _easiest(failed == least, asked, alone=least == 0)
+    failed = np.zeros(len(fleet), dtype=np.uint16)
+    for one, column in asked:
+        failed += ~column * np.uint16(1 if one.ease else OUT_OF_QUESTION)
+    least = int(failed.min(initial=OUT_OF_QUESTION))
+    if least >= OUT_OF_QUESTION:
+        return None
+    places, asked = _easiest(failed == least, asked, alone=least == 1)
     cost = np.zeros(len(places))
     for one, column in asked:
         misses = ~column[places]
