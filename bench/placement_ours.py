@@ -129,7 +129,7 @@ def floor() -> dict[str, str]:
     with connection.cursor() as cursor:
         cursor.execute("DROP SEQUENCE IF EXISTS bench_vm; CREATE SEQUENCE bench_vm")
     hosts = HostCapacity.objects.filter(host__schedulable=True).count()
-    statement = statements.take_postgres(with_decision=False) % values
+    statement = statements.take_postgres(with_decision=False).text % values
     return {"script": f"\\set number random(1, {hosts})\n{statement};\n"}
 
 
@@ -198,12 +198,16 @@ class Worker:
                 if host is None:
                     raise NoHostFits("nothing fits")
                 ground = owner.ground(host)
-            claim = Claim(
+            claim = statements.made(
+                Claim,
+                id=uuid4(),
                 host_id=UUID(host),
-                vm=vm,
-                kind=ClaimKind.VM,
+                vm_id=vm.pk,
+                kind=str(ClaimKind.VM),
+                operation_id=None,
                 vcpus=spec.vcpus,
                 memory_mib=spec.memory_mib,
+                adopted=False,
                 created_at=now,
             )
             if claims.insert(claim, structure=ground.structure):

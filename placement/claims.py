@@ -78,9 +78,7 @@ def insert(
         parameters |= {name: statements.as_text(value) for name, value in terms.items()}
         if decision is not None:
             parameters |= statements.values_of(decision, prefix=statements.DECISION)
-        with statements.prepared() as cursor:
-            cursor.execute(statements.take_postgres(with_decision=decision is not None), parameters)
-            return bool(cursor.rowcount == 1)
+        return statements.run(statements.take_postgres(with_decision=decision is not None), parameters).count == 1
     with connection.cursor() as cursor, transaction.atomic():
         room = {"host_id": statements.key_of(claim.host_id), "vcpus": claim.vcpus, "memory_mib": claim.memory_mib}
         cursor.execute(statements.take_room(), room | terms)

@@ -30,26 +30,27 @@ RELOAD_SHARE = 50
 SNAPSHOT_CHANGES = 48, 256
 """So many hosts may differ from a snapshot before there is a new one: few where a snapshot costs little."""
 SNAPSHOT_AGE = timedelta(hours=1)
-LATELY_SECONDS = 0.005
+LATELY_SECONDS = 0.02
 SQLITE_OVERLAP = 64
-MOST_DIFFERENCES = 64
+MOST_DIFFERENCES = 256
 """So many are read by the prepared statement, whose plan is made for few; when there are more, all are read anew."""
 MOST_PENDING = 8
 
 DIFFERENCES = """
-SELECT c.host_id, c.vcpu_capacity, c.memory_capacity_mib, c.vcpu_claimed, c.memory_claimed_mib,
+SELECT {host_id}, c.vcpu_capacity, c.memory_capacity_mib, c.vcpu_claimed, c.memory_claimed_mib,
        h.schedulable, h.connection,
        CASE WHEN c.hold = '' AND h.platform_maintenance THEN 'platform' ELSE c.hold END, c.structure, {horizon}, {own}
 FROM placement_hostcapacity c JOIN inventory_host h ON h.id = c.host_id
-WHERE c.version >= %s{cast}
+WHERE c.version >= {since}
 """
 _POSTGRES = DIFFERENCES.format(
-    cast="::bigint",
+    host_id="c.host_id::text",
+    since="%(horizon)s::bigint",
     horizon=versions.POSTGRES_OLDEST,
     own="COALESCE(c.version = pg_current_xact_id_if_assigned()::text::bigint, false)",
 )
-_POSTGRES_FEW = f"{_POSTGRES} ORDER BY c.version LIMIT {MOST_DIFFERENCES}"
-_SQLITE = DIFFERENCES.format(cast="", horizon="c.version + 1", own="1")
+_FEW = statements.Statement(f"{_POSTGRES} ORDER BY c.version LIMIT {MOST_DIFFERENCES}", ("horizon",))
+_SQLITE = DIFFERENCES.format(host_id="c.host_id", since="%(horizon)s", horizon="c.version + 1", own="1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,17 +236,16 @@ class Mirror:
         return self._apply(fleet, rows)
 
     def _differences(self) -> list[tuple[Any, ...]]:
-        if connection.vendor == "postgresql" and not self._unsure:
-            with statements.prepared() as cursor:
-                cursor.execute(_POSTGRES_FEW, [str(self._horizon)])
-                few: list[tuple[Any, ...]] = cursor.fetchall()
+        postgres = connection.vendor == "postgresql"
+        if postgres and not self._unsure:
+            few = statements.run(_FEW, {"horizon": str(self._horizon)}).rows
             if len(few) < MOST_DIFFERENCES:
-                return few
-        query, parameters = (_POSTGRES if connection.vendor == "postgresql" else _SQLITE), [self._horizon]
+                return [_read(row) for row in few]
+        query, parameters = (_POSTGRES if postgres else _SQLITE), {"horizon": self._horizon}
         if self._unsure:
-            marks = ", ".join(["%s"] * len(self._unsure))
-            query = f"{query} OR c.host_id IN ({marks})"
-            parameters += [statements.key_of(UUID(host)) for host in self._unsure]
+            keys = {f"host_{number}": statements.key_of(UUID(host)) for number, host in enumerate(self._unsure)}
+            query = f"{query} OR c.host_id IN ({', '.join(f'%({name})s' for name in keys)})"
+            parameters |= keys
         with connection.cursor() as cursor:
             cursor.execute(query, parameters)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
@@ -257,7 +257,7 @@ class Mirror:
         claims: set[int] = set()
         more: set[int] = set()
         for host_id, *numbers, open_, link, hold, structure, horizon, own in rows:
-            host = str(host_id if postgres else UUID(host_id))
+            host = host_id if postgres else str(UUID(host_id))
             place = index.get(host)
             if place is None or self._told[host] != structure:
                 self._note(claims=claims, more=more)
@@ -283,6 +283,14 @@ class Mirror:
         changed = (in_use != fleet.consoles) | (limit != fleet.console_limit)
         fleet.consoles[:], fleet.console_limit[:] = in_use, limit
         self._note(more=np.flatnonzero(changed).tolist())
+
+
+def _read(row: tuple[bytes, ...]) -> tuple[Any, ...]:
+    """One of the differences, from text."""
+    host_id, vcpus, memory, vcpus_claimed, memory_claimed, open_, link, hold, structure, horizon, own = row
+    numbers = int(vcpus), int(memory), int(vcpus_claimed), int(memory_claimed)
+    standing = open_ == b"t", link.decode(), hold.decode()
+    return host_id.decode(), *numbers, *standing, int(structure), int(horizon), own == b"t"
 
 
 def _value(name: str, value: Any) -> Any:
