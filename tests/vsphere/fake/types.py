@@ -32,6 +32,13 @@ def _required(kind: Any) -> tuple[tuple[str, Callable[[], Any]], ...]:
     )
 
 
+@cache
+def _composed(kind: Any) -> tuple[str, ...]:
+    """Properties that may hold data objects."""
+    kinds = (list, support.DataObject)
+    return tuple(one.name for one in kind._GetPropertyList() if one.type is object or issubclass(one.type, kinds))
+
+
 def _neutral(kind: Any) -> Callable[[], Any]:
     if issubclass(kind, support.Enum):
         first = next(value for value in vars(kind).values() if isinstance(value, kind))
@@ -52,8 +59,8 @@ def filled(value: Any) -> Any:
     for name, neutral in _required(cast(Hashable, type(value))):
         if getattr(value, name) is None:
             setattr(value, name, neutral())
-    for one in value._GetPropertyList():
-        inner = getattr(value, one.name)
+    for name in _composed(cast(Hashable, type(value))):
+        inner = getattr(value, name)
         if isinstance(inner, support.DataObject):
             filled(inner)
         elif isinstance(inner, list):

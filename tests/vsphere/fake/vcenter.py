@@ -10,8 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from cloudops.hypervisors.port import EndpointSpec, Kind
+from cloudops.hypervisors.port import EndpointSpec
 from tests.vsphere.fake import methods
+from tests.vsphere.fake.access import endpoint_spec
+from tests.vsphere.fake.actions import Actions
 from tests.vsphere.fake.certificates import Certificate
 from tests.vsphere.fake.entities import Host, Vm
 from tests.vsphere.fake.faults import VCENTER, Faults
@@ -52,6 +54,7 @@ class FakeVcenter:
         self.faults = Faults()
         self.service = Service(self.world, self.faults, username, password)
         self.service.task_seconds = task_seconds
+        self.actions = Actions(self)
         self.username = username
         self.password = password
         self._address = address
@@ -188,16 +191,7 @@ class FakeVcenter:
 
     def spec(self, *, key: str = "fake-vcenter", timeout_seconds: float = 10.0, **others: Any) -> EndpointSpec:
         """The endpoint as the product's driver is given it; ``others`` replace its fields."""
-        values: dict[str, Any] = {
-            "key": key,
-            "kind": Kind.VSPHERE,
-            "uri": self.uri,
-            "username": self.username,
-            "secret": self.password,
-            "certificate_sha256": self.fingerprint_sha256,
-            "timeout_seconds": timeout_seconds,
-        }
-        return EndpointSpec(**(values | others))
+        return endpoint_spec(self, key=key, timeout_seconds=timeout_seconds, **others)
 
     def vm(self, name: str) -> Vm:
         return self.world.vms[name]
