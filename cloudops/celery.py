@@ -20,6 +20,7 @@ app.conf.task_routes = {
     "cloudops.inventory.tasks.run_power": {"queue": "hypervisors"},
     "cloudops.inventory.tasks.sync_endpoint": {"queue": "hypervisors"},
     "scaling.tasks.run_resize": {"queue": "hypervisors"},
+    "scaling.tasks.define_while_off": {"queue": "hypervisors"},
 }
 # A tick that comes late is dropped; late by ten seconds, so that servers' clocks need not agree to the second.
 app.conf.beat_schedule = {

@@ -20,10 +20,10 @@ from cloudops.core.actors import Actor
 from cloudops.core.errors import Conflict
 from cloudops.core.models import RuntimeSettings
 from cloudops.core.validation import demand_valid
-from cloudops.hypervisors.port import Hypervisor, PowerState, ScalingFacts, Shape
+from cloudops.hypervisors.port import Hypervisor, Kind, PowerState, ScalingFacts, Shape
 from cloudops.inventory import endpoints
 from cloudops.inventory.models import Cluster, Offering, OfferingKind, Vm
-from scaling import cpu, slot
+from scaling import cpu, slot, when_off
 from scaling.models import ClusterHeadroom, Headroom, VmHeadroom, VmSize
 from scaling.values import Size, Subject
 
@@ -155,6 +155,8 @@ def lacks(vm: Vm, *, settings: RuntimeSettings | None = None) -> Lack | None:
     if vm.scaling is None or not wants_headroom(vm, settings=settings):
         return None
     facts, ceiling = ScalingFacts.from_json(vm.scaling), effective(vm, settings=settings)
+    if facts.memory_step_mib:
+        return _lacks_hot_add(vm, facts, ceiling)
     state = "It was started" if vm.power_state in {PowerState.RUNNING, PowerState.PAUSED} else "It is defined"
     words, changes = [], []
     if facts.max_vcpus < ceiling.max_vcpus:
@@ -174,6 +176,26 @@ def lacks(vm: Vm, *, settings: RuntimeSettings | None = None) -> Lack | None:
     return Lack(ceiling, tuple(words), tuple(changes), waits=bool(given is not None and given.next_headroom))
 
 
+def _lacks_hot_add(vm: Vm, facts: ScalingFacts, ceiling: Ceiling) -> Lack | None:
+    """Of a platform that adds CPUs and memory as a whole (vSphere): how far it goes then is the platform's own rule."""
+    lacking = [
+        what
+        for what, on, grows in (
+            ("CPU", facts.cpu_hot_add, ceiling.max_vcpus > vm.vcpus),
+            ("Memory", facts.memory_hot_add, ceiling.max_memory_mib > vm.memory_mib),
+        )
+        if grows and not on
+    ]
+    if not lacking:
+        return None
+    words = tuple(
+        f"{what} hot add is switched off for it; that can be changed only while it is off." for what in lacking
+    )
+    changes = tuple(f"{what} hot add is switched on as soon as the VM is off." for what in lacking)
+    given: VmSize | None = getattr(vm, "size", None)
+    return Lack(ceiling, words, changes, waits=bool(given is not None and given.next_headroom))
+
+
 def shape_for(subject: Subject, size: Size, ceiling: Ceiling) -> Shape:
     """What a VM is started as to have ``size`` and be able to grow to ``ceiling``. All it has is boot memory then."""
     plain = Shape(
@@ -183,11 +205,18 @@ def shape_for(subject: Subject, size: Size, ceiling: Ceiling) -> Shape:
         cpu_shares=cpu.shares(size),
         cpu_quota_percent=cpu.quota_percent(size, subject.host_mhz),
     )
-    return with_ceiling(plain, ceiling)
+    return with_ceiling(plain, ceiling, kind=subject.kind)
 
 
-def with_ceiling(shape: Shape, ceiling: Ceiling) -> Shape:
-    """``shape`` with room up to ``ceiling``; a ceiling that is higher already stays."""
+def with_ceiling(shape: Shape, ceiling: Ceiling, *, kind: Kind) -> Shape:
+    """``shape`` with room up to ``ceiling``; a ceiling that is higher already stays. vSphere has no devices for that:
+    that there is room switches hot add on."""
+    if kind is Kind.VSPHERE:
+        return replace(
+            shape,
+            max_vcpus=max(shape.max_vcpus, ceiling.max_vcpus),
+            max_memory_mib=max(shape.max_memory_mib, ceiling.max_memory_mib),
+        )
     has = max(shape.max_memory_mib, shape.memory_mib + shape.virtio_mem_mib)
     more = _aligned(ceiling.max_memory_mib, shape.memory_mib) - shape.memory_mib
     if more <= shape.virtio_mem_mib:
@@ -218,7 +247,8 @@ def prepare(vm: Vm, *, by: Actor, now: datetime) -> VmSize:
     slot.demand_reported(vm)
     title, step = f"Prepare {vm.name} for live scaling", "Put the headroom into the VM's definition"
     with slot.briefly(vm, kind=KIND, title=title, step=step, by=by, now=now):
-        define_headroom(vm, effective(vm, settings=settings))
+        if not when_off.waits(vm):
+            define_headroom(vm, effective(vm, settings=settings))
         with transaction.atomic():
             row = size_row(vm, now=now)
             row.next_headroom = vm.power_state not in {PowerState.OFF, PowerState.CRASHED}
@@ -235,7 +265,7 @@ def define_headroom(vm: Vm, ceiling: Ceiling) -> bool:
 
     def define(hypervisor: Hypervisor) -> bool:
         before = hypervisor.scaling(vm.ref).next_start
-        after = with_ceiling(before, ceiling)
+        after = with_ceiling(before, ceiling, kind=Kind(vm.host.endpoint.kind))
         if after != before:
             hypervisor.define(vm.ref, after)
         return after != before
@@ -255,9 +285,14 @@ def size_row(vm: Vm, *, now: datetime) -> VmSize:
 def on_vm_power_on(*, vm: Vm, **_: Any) -> None:
     """CloudOps is about to start the VM: its ceiling is fixed with that, so this is the moment."""
     settings = runtime.current()
-    if not settings.scaling_prepare_at_start:
-        return
     vm = Vm.objects.select_related("host__endpoint", "project", *JOINS).get(pk=vm.pk)
+    if when_off.needed(vm) and when_off.define_waiting(vm):
+        return
+    given: VmSize | None = getattr(vm, "size", None)
+    if not settings.scaling_prepare_at_start and not (
+        when_off.needed(vm) and given is not None and given.next_headroom
+    ):
+        return
     if wants_headroom(vm, settings=settings):
         define_headroom(vm, effective(vm, settings=settings))
 

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cloudops.core.models import RuntimeSettings
-from cloudops.hypervisors.port import PowerState, ScalingState
+from cloudops.hypervisors.port import Kind, PowerState, ScalingState
 from cloudops.inventory.models import Offering, Vm
 from cloudops.inventory.offering_rules import bounds
 from placement.fleet import Bools, Ints
-from scaling import cpu, gates, memory, vcpus
+from scaling import cpu, gates, memory, memory_hot_add, vcpus
 from scaling.preflight import preflight
 from scaling.rooms import Rooms
 from scaling.subjects import subjects, wanted, with_state
@@ -119,7 +119,7 @@ class _Table:
         gate = self._gates()
         parts, given = self._resources()
         stops = (np.maximum(parts, gate) == RESTART) & ~self.off
-        given = np.where(self.off | stops, self.wanted_memory, given)
+        given = np.where(self.off | stops, self._started_with(), given)
         beyond_quota, away = self._beyond_quota(given), self._away(given)
         moves = np.zeros_like(away)
         moves[away & ~beyond_quota & (gate != IMPOSSIBLE)] = True
@@ -129,6 +129,12 @@ class _Table:
         running = np.where(running != SAME, np.maximum(running, gate), running)
         still = np.where((parts != SAME) | moves | (self.wanted_memory != self.memory), NOW, SAME)
         return np.where(impossible, IMPOSSIBLE, np.where(self.off, still, running)).astype(np.int8)
+
+    def _started_with(self) -> Ints:
+        """The memory of VMs that are started anew: on vSphere a whole number of steps."""
+        steps = [memory_hot_add.STEP_MIB if one.kind is Kind.VSPHERE else 1 for one in self.subjects]
+        step = self._of_vms(steps)
+        return -(-self.wanted_memory // step) * step
 
     def _gates(self) -> Ints:
         of_vms = [gates.of_subject(one)[0] for one in self.subjects]

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from cloudops.hypervisors.port import ResizeKind, ResizeStep, ScalingFacts
-from scaling.values import Reach, Reason, Resource, ResourcePlan, Subject
+from cloudops.hypervisors.port import Kind, ResizeKind, ResizeStep, ScalingFacts
+from scaling.values import Reach, Reason, Resource, ResourcePlan, Size, Subject
 from scaling.vcpus import WAYS_OUT
 
 MOST_TIMES: Final = 16
@@ -18,7 +19,19 @@ LINUXES: Final = (
     *("linux", "ubuntu", "debian", "centos", "red hat", "rhel", "suse", "sles", "fedora", "rocky", "alma", "photon"),
     *("coreos",),
 )
+STEP_MIB: Final = 4
+"""vSphere takes no other sizes than multiples of this, also of a VM that is off."""
 RESTARTS: Final = ("restart-now", "next-start")
+
+
+def started_with(subject: Subject, wanted_mib: int) -> int:
+    """What a VM that is started anew gets for so much: on vSphere a whole number of its steps."""
+    return -(-wanted_mib // STEP_MIB) * STEP_MIB if subject.kind is Kind.VSPHERE else wanted_mib
+
+
+def size_started_with(subject: Subject, size: Size) -> Size:
+    """The same of a whole size."""
+    return replace(size, memory_mib=started_with(subject, size.memory_mib))
 
 
 def judge(subject: Subject, facts: ScalingFacts, wanted_mib: int) -> tuple[ResourcePlan, tuple[ResizeStep, ...]]:
@@ -36,14 +49,26 @@ def judge(subject: Subject, facts: ScalingFacts, wanted_mib: int) -> tuple[Resou
         reason = Reason("linux-wall" if wall else "memory-ceiling", numbers, WAYS_OUT)
     reach = Reach.SAME if given == current else Reach.RESTART if reason else Reach.LIVE
     if reach is Reach.RESTART:
-        given = wanted_mib
+        given, step = started_with(subject, wanted_mib), STEP_MIB
     reasons = [] if reason is None else [reason]
     if given != wanted_mib:
-        reasons.append(Reason("memory-rounded", {"wanted": wanted_mib, "given": given, "step": step}))
+        reasons.append(rounded(wanted_mib, given, step))
     plan = ResourcePlan(
-        Resource.MEMORY, reach, current, wanted_mib, given, ceiling=ceiling, step=step, reasons=tuple(reasons)
+        Resource.MEMORY,
+        reach,
+        current,
+        wanted_mib,
+        given,
+        ceiling=ceiling,
+        step=facts.memory_step_mib or 1,
+        reasons=tuple(reasons),
     )
     return plan, (ResizeStep(ResizeKind.MEMORY, given),) if reach is Reach.LIVE else ()
+
+
+def rounded(wanted_mib: int, given_mib: int, step_mib: int) -> Reason:
+    """That it gets somewhat more than was asked for."""
+    return Reason("memory-rounded", {"wanted": wanted_mib, "given": given_mib, "step": step_mib})
 
 
 def _ceiling(subject: Subject, facts: ScalingFacts) -> tuple[int, bool]:

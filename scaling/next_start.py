@@ -6,8 +6,9 @@ A reboot from inside the guest does not apply them: the hypervisor has to start 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,15 +16,19 @@ from django.db import transaction
 
 from cloudops.core import events, live, runtime
 from cloudops.core.actors import Actor, system
+from cloudops.core.operations import OperationRunning
+from cloudops.core.queue import enqueue
 from cloudops.hypervisors.port import PowerState, ScalingFacts, Shape
-from cloudops.inventory import endpoints
+from cloudops.inventory import endpoints, hosts
 from cloudops.inventory.models import Vm
-from scaling import headroom, history, planning, quotas, resize_words, slot, subjects
+from scaling import headroom, history, memory_hot_add, planning, quotas, resize_words, slot, subjects, when_off
 from scaling.models import VmSize
 from scaling.resize_errors import NothingWaits
 from scaling.values import Size, Wanted
 
 KIND: Final = "vm.next_size"
+TASK: Final = "scaling.tasks.define_while_off"
+EXPIRES_SECONDS: Final = 10.0
 SCALING: Final[Actor] = system("scaling")
 
 
@@ -40,6 +45,7 @@ def at_next_start(vm: Vm, *, wanted: Wanted, token: str = "", by: Actor, now: da
     planning.demand_current(token, plan, by=by)
     planning.demand_possible(vm, plan)
     offering = planning.offering_of(wanted)
+    wanted = replace(wanted, size=memory_hot_add.size_started_with(subject, wanted.size))
     ceiling = headroom.effective_with(vm, offering, wanted.size, settings=runtime.current())
     shape = headroom.shape_for(subject, wanted.size, ceiling)
     title, step = f"Set the size of {vm.name} at its next start"[:200], "Change the VM's definition"
@@ -48,7 +54,8 @@ def at_next_start(vm: Vm, *, wanted: Wanted, token: str = "", by: Actor, now: da
             quotas.demand(vm, wanted.size)
             row = _wait_for(vm, wanted, shape, by, now)
         try:
-            endpoints.call(vm.host.endpoint, "define", lambda hypervisor: hypervisor.define(vm.ref, shape))
+            if not when_off.waits(vm):
+                endpoints.call(vm.host.endpoint, "define", lambda hypervisor: hypervisor.define(vm.ref, shape))
         except Exception:
             _clear(row)
             raise
@@ -87,7 +94,8 @@ def forget_next(vm: Vm, *, by: Actor, now: datetime) -> None:
         subject = planning.subject_now(vm, now=now)
         now_has = Size(subject.size.vcpus, subject.size.memory_mib, size.cpu_mhz, size.cpu_cap)
         shape = headroom.shape_for(subject, now_has, headroom.effective(vm, settings=settings))
-        endpoints.call(vm.host.endpoint, "define", lambda hypervisor: hypervisor.define(vm.ref, shape))
+        if not when_off.waits(vm):
+            endpoints.call(vm.host.endpoint, "define", lambda hypervisor: hypervisor.define(vm.ref, shape))
         with transaction.atomic():
             _clear(row, headroom_waits=True)
             events.record("vm.next_size_forgotten", by=by, now=now, subject=vm)
@@ -116,11 +124,13 @@ def follow(*, vm_ids: Collection[UUID] | None = None, now: datetime) -> int:
 def _follow(vm_id: UUID, now: datetime) -> bool:
     with transaction.atomic():
         row = VmSize.objects.select_for_update(of=("self",)).filter(pk=vm_id, next_at__isnull=False).first()
-        vm = Vm.objects.filter(pk=vm_id, missing_since__isnull=True).first()
+        vm = Vm.objects.filter(pk=vm_id, missing_since__isnull=True).select_related("host__endpoint").first()
         if row is None or vm is None:
             return False
         if vm.power_state in {PowerState.OFF, PowerState.CRASHED}:
             _note_off(row)
+            if when_off.needed(vm) and not _is_defined(row, vm):
+                transaction.on_commit(partial(enqueue, TASK, str(vm.pk), expires_seconds=EXPIRES_SECONDS), robust=True)
             return False
         if vm.power_state != PowerState.RUNNING or not _was_started_with_it(vm, row):
             return False
@@ -134,6 +144,35 @@ def _note_off(row: VmSize) -> None:
     if row.next_size is not None and not row.next_size.get("off"):
         row.next_size = {**row.next_size, "off": True}
         row.save(update_fields=["next_size"])
+
+
+def _is_defined(row: VmSize, vm: Vm) -> bool:
+    """Whether a VM that is off is defined already as it is to be started next."""
+    if row.next_size is not None:
+        return bool(row.next_size.get("defined"))
+    return not row.next_headroom or headroom.lacks(Vm.objects.select_related(*headroom.JOINS).get(pk=vm.pk)) is None
+
+
+def define_while_off(vm: Vm, *, now: datetime) -> bool:
+    """The VM is off: its platform takes now what waited for that. False when there is nothing, it is not off any more
+    or is busy; another look comes. Raises ``HypervisorError`` and ``HostNotUp``."""
+    vm = planning.read(vm)
+    row = VmSize.objects.filter(vm=vm, next_at__isnull=False).first()
+    if row is None or vm.power_state not in when_off.OFF or vm.missing_since is not None:
+        return False
+    slot.demand_reported(vm)
+    title, step = f"Give {vm.name} what waited until it was off"[:200], "Change the VM's definition"
+    try:
+        with slot.briefly(vm, kind=KIND, title=title, step=step, by=SCALING, now=now):
+            if when_off.define_waiting(vm):
+                marked = {**(row.next_size or {}), "off": True, "defined": True}
+                VmSize.objects.filter(pk=row.pk, next_size__isnull=False).update(next_size=marked)
+            else:
+                headroom.define_headroom(vm, headroom.effective(vm, settings=runtime.current()))
+    except OperationRunning:
+        return False
+    hosts.sync_soon(vm.host)
+    return True
 
 
 def _seen(vm: Vm) -> tuple[int, int, int, int]:
@@ -150,7 +189,7 @@ def _was_started_with_it(vm: Vm, row: VmSize) -> bool:
     if (vm.vcpus, vm.memory_mib) != (shape["vcpus"], memory):
         return False
     facts = ScalingFacts.from_json(vm.scaling) if vm.scaling else None
-    if facts is not None and facts.max_vcpus != shape["max_vcpus"]:
+    if facts is not None and not facts.memory_step_mib and facts.max_vcpus != shape["max_vcpus"]:
         return False
     return bool(row.next_size.get("off")) or list(_seen(vm)) != row.next_size["was"]
 

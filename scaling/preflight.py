@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from cloudops.hypervisors.port import PowerState, ResizeStep, ScalingFacts, Shape
-from scaling import cpu, fitting, gates, memory, vcpus
+from scaling import cpu, fitting, gates, memory, memory_hot_add, vcpus
 from scaling.values import (
     ORDER,
     Plan,
@@ -39,7 +39,7 @@ def preflight(subject: Subject, wanted: Wanted, room: Room) -> Plan:
     )
     off = subject.power_state is PowerState.OFF
     stops = worst(gate, *(part.reach for part, _ in judged)) is Reach.RESTART
-    parts, steps = _settle(judged, gate, off=off, stops=stops)
+    parts, steps = _settle(subject, judged, gate, off=off, stops=stops)
     given = Size(parts[0].given, parts[1].given, size.cpu_mhz, size.cpu_cap)
     place, moves = fitting.judge(subject, wanted, given, room, running=not off)
     if off and moves:
@@ -67,25 +67,41 @@ def worst(*reaches: Reach) -> Reach:
 
 
 def _settle(
-    judged: tuple[tuple[ResourcePlan, Steps], ...], gate: Reach, *, off: bool, stops: bool
+    subject: Subject,
+    judged: tuple[tuple[ResourcePlan, Steps], ...],
+    gate: Reach,
+    *,
+    off: bool,
+    stops: bool,
 ) -> tuple[tuple[ResourcePlan, ...], Steps]:
     """The resources' verdicts in the light of the whole: a VM that is started anew gets just what is wanted."""
     if off:
-        return tuple(_when_off(part) for part, _ in judged), ()
+        return tuple(_when_off(subject, part) for part, _ in judged), ()
     if not stops:
         return tuple(part for part, _ in judged), tuple(step for _, steps in judged for step in steps)
     parts = []
     for part, _ in judged:
         reach = Reach.RESTART if gate is Reach.RESTART and part.reach is Reach.LIVE else part.reach
         reasons = tuple(one for one in part.reasons if one.code != "memory-rounded")
-        parts.append(replace(part, reach=reach, given=part.wanted, reasons=reasons))
+        parts.append(_started_with(subject, replace(part, reach=reach, reasons=reasons)))
     return tuple(parts), ()
 
 
-def _when_off(part: ResourcePlan) -> ResourcePlan:
+def _started_with(subject: Subject, part: ResourcePlan) -> ResourcePlan:
+    """Of what is wanted, what a VM has that is started anew."""
+    if part.resource is not Resource.MEMORY:
+        return replace(part, given=part.wanted)
+    given = memory_hot_add.started_with(subject, part.wanted)
+    if given == part.wanted:
+        return replace(part, given=given)
+    why = memory_hot_add.rounded(part.wanted, given, memory_hot_add.STEP_MIB)
+    return replace(part, given=given, reasons=(*part.reasons, why))
+
+
+def _when_off(subject: Subject, part: ResourcePlan) -> ResourcePlan:
     reach = Reach.SAME if part.reach is Reach.SAME and part.given == part.wanted else Reach.NOW
     reasons: tuple[Reason, ...] = part.reasons if part.resource is Resource.CPU_SPEED else ()
-    return replace(part, reach=reach, given=part.wanted, reasons=reasons)
+    return _started_with(subject, replace(part, reach=reach, reasons=reasons))
 
 
 def _with_room(parts: tuple[ResourcePlan, ...], room: Room) -> tuple[ResourcePlan, ...]:
@@ -101,7 +117,7 @@ def shape(subject: Subject, size: Size) -> Shape:
     share, quota = cpu.shares(size), cpu.quota_percent(size, subject.host_mhz)
     if facts is None:
         return Shape(size.vcpus, size.vcpus, size.memory_mib, cpu_shares=share, cpu_quota_percent=quota)
-    most_vcpus = max(size.vcpus, facts.max_vcpus)
+    most_vcpus = max(size.vcpus, facts.max_vcpus) if facts.cpu_hot_add else size.vcpus
     virtio, most = _headroom(facts, size.memory_mib)
     return Shape(
         vcpus=size.vcpus,

@@ -35,7 +35,7 @@ from cloudops.hypervisors.port import (
     VmNotRunning,
 )
 from placement.fence import is_fenced
-from scaling import resize_end, resize_hold, resizes
+from scaling import resize_end, resize_hold, resizes, when_off
 from scaling.confirming import Seen
 from scaling.models import Resize
 from scaling.resize_errors import (
@@ -363,7 +363,8 @@ class _Runner:
         they change."""
         row = self.row
         size = getattr(row.vm, "size", None)
-        if row.mode in {Mode.LIVE, Mode.MOVE} and size is not None and size.next_size is not None:
+        waits = size is not None and size.next_size is not None and not when_off.needed(row.vm)
+        if row.mode in {Mode.LIVE, Mode.MOVE} and waits:
             shape = Shape(**row.shape)
             self.hold.call("define", lambda hypervisor: hypervisor.define(row.vm.ref, shape))
 

@@ -24,7 +24,7 @@ from cloudops.inventory.models import Offering, Vm
 from placement import capacity, claims, decisions, power_claims, vm_migrations
 from placement.errors import CapacityGone, NoHostFits
 from placement.models import Claim, ClaimKind, HostCapacity, VmMigration
-from scaling import headroom, planning, quotas, resize_words, slot
+from scaling import headroom, memory_hot_add, planning, quotas, resize_words, slot
 from scaling.models import Resize
 from scaling.next_start import at_next_start as at_next_start
 from scaling.next_start import forget_next as forget_next
@@ -79,7 +79,8 @@ def resize(vm: Vm, *, wanted: Wanted, how: Reach, token: str = "", by: Actor, no
     planning.demand_current(token, plan, by=by)
     how = _way(vm, wanted, plan, how)
     mode = MODES[how]
-    given = plan.given if how in (Reach.LIVE, Reach.MOVE) else wanted.size
+    live_now = how in (Reach.LIVE, Reach.MOVE)
+    given = plan.given if live_now else memory_hot_add.size_started_with(subject, wanted.size)
     offering = planning.offering_of(wanted)
     ceiling = headroom.effective_with(vm, offering, given, settings=runtime.current())
     shape = headroom.shape_for(subject, given, ceiling)

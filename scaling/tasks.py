@@ -9,9 +9,11 @@ from celery import shared_task
 from celery.signals import worker_shutting_down
 from django.utils import timezone
 
-from cloudops.core.errors import Conflict
+from cloudops.core.errors import Conflict, Refusal
 from cloudops.core.models import Operation
 from cloudops.core.ticks import claim_tick
+from cloudops.hypervisors.port import HypervisorError
+from cloudops.inventory.models import Vm
 from scaling import history, next_start, resize_run, resizes
 
 log = structlog.get_logger(__name__)
@@ -40,6 +42,18 @@ def recover_resizes() -> None:
     if claim_tick("resizes-recover", interval_seconds=RECOVER_SECONDS, now=now):
         resizes.recover(now=now)
         next_start.follow(now=now)
+
+
+@shared_task(name=next_start.TASK)
+def define_while_off(vm_id: str) -> None:
+    """What waited until a VM was off. What it fails at is tried again as long as the VM is off."""
+    vm = Vm.objects.filter(pk=vm_id).first()
+    if vm is None:
+        return
+    try:
+        next_start.define_while_off(vm, now=timezone.now())
+    except (HypervisorError, Refusal) as error:
+        log.warning("not_defined_while_off", vm=vm_id, error=str(error))
 
 
 @shared_task(name="scaling.tasks.purge_sizes")

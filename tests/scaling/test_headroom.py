@@ -11,7 +11,7 @@ from cloudops.core import runtime
 from cloudops.core.errors import Invalid
 from cloudops.core.models import Event, Operation
 from cloudops.core.operations import OperationRunning
-from cloudops.hypervisors.port import HypervisorError, PowerState, Shape
+from cloudops.hypervisors.port import HypervisorError, Kind, PowerState, Shape
 from cloudops.inventory.models import OfferingKind, Vm
 from scaling import headroom, planning
 from scaling.headroom import Source
@@ -132,8 +132,8 @@ def test_off_it_has_its_ceiling_at_once(world: Scaling) -> None:
 
 def test_a_higher_ceiling_that_is_there_stays() -> None:
     shape = Shape(2, 16, 512, max_memory_mib=8_704, memory_slots=4, virtio_mem_mib=8_192, virtio_mem_requested_mib=512)
-    assert headroom.with_ceiling(shape, headroom.Ceiling(8, 4_096, Source.VM)) == shape
-    more = headroom.with_ceiling(shape, headroom.Ceiling(32, 16_001, Source.VM))
+    assert headroom.with_ceiling(shape, headroom.Ceiling(8, 4_096, Source.VM), kind=Kind.LIBVIRT) == shape
+    more = headroom.with_ceiling(shape, headroom.Ceiling(32, 16_001, Source.VM), kind=Kind.LIBVIRT)
     assert (more.max_vcpus, more.virtio_mem_mib, more.memory_slots) == (32, 15_488, 16)
     assert more.max_memory_mib >= more.memory_mib + more.virtio_mem_mib
     assert more.virtio_mem_requested_mib == 512
