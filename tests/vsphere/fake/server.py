@@ -149,7 +149,8 @@ class Listener:
             body = await reader.readexactly(int(head.headers.get("content-length", "0")))
             await self.gate()
             stream.on_lost = handler.cancel
-            status, answer, more = await self._route(head, body, writer.get_extra_info("peername")[0])
+            client = writer.get_extra_info("peername") or ("",)  # nobody, who has gone meanwhile
+            status, answer, more = await self._route(head, body, client[0])
             await self.gate()
             stream.on_lost = None
             writer.write(_http(status, answer, more))
