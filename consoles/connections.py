@@ -37,38 +37,62 @@ def sort(
     now: datetime,
     *,
     own: Iterable[OwnConnection] = (),
+    account: str = "",
     grace_seconds: float = GHOST_SECONDS,
 ) -> Sorted:
     """Sorts what the platform has (``found``, asked for at ``now`` or later).
 
-    ``sessions`` are the VM's, open or not, with their processes; ``own`` its learned names. A connection of a session
-    that is over for ``grace_seconds`` is a ghost; before, it is nobody's concern.
+    ``sessions`` are the VM's, open or not, with their processes; ``own`` its learned names; ``account`` the one that
+    CloudOps uses there. A connection of a session that is over for ``grace_seconds`` is a ghost; before, it is nobody's
+    concern.
     """
     rows, learned = list(sessions), {one.label: one for one in own}
     open_now = [row for row in rows if row.is_attached(now)]
     addresses = _Addresses(rows, open_now, now, grace_seconds)
     named = {one.session_id for one in learned.values() if one.is_live(now)}
-    # Ours that cannot be told: without an address, or whose name was not learned.
-    unknown = {
-        DESCRIPTOR: sum(1 for row in open_now if not row.relay_port),
-        NAMED: sum(1 for row in open_now if row.pk not in named),
-    }
     result = Sorted()
+    descriptors, unnamed = [], []
     seen = set()
     for connection in found:
         seen.add(connection.label)
         if (mine := learned.get(connection.label)) is not None:
             if _is_ghost(mine, now, grace_seconds):
                 result.ghosts.append(connection)
-        elif connection.family in unknown:
-            if unknown[connection.family]:
-                unknown[connection.family] -= 1
-            else:
-                result.foreign.append(connection)
+        elif connection.family == DESCRIPTOR:
+            descriptors.append(connection)
+        elif connection.family == NAMED:
+            unnamed.append(connection)
         else:
             addresses.sort(connection, result)
+    result.foreign.extend(descriptors[sum(1 for row in open_now if not row.relay_port) :])
+    _sort_unnamed(unnamed, sum(1 for row in open_now if row.pk not in named), addresses.hosts, account, result)
     result.gone.extend(one for one in learned.values() if one.label not in seen and one.learned_at <= now)
     return result
+
+
+def _sort_unnamed(
+    connections: list[ConsoleConnection], unknown: int, our_hosts: set[str], account: str, result: Sorted
+) -> None:
+    """Those whose name was not learned: ``unknown`` of them are our open consoles', which nothing tells from what may
+    be left of others of ours. When none of ours is unknown, what comes from our servers under our account is a ghost.
+    """
+
+    def is_from_us(one: ConsoleConnection) -> bool:
+        return one.client_host in our_hosts and is_same_account(one.user_name, account)
+
+    from_us = [one for one in connections if is_from_us(one)]
+    others = [one for one in connections if not is_from_us(one)]
+    if unknown:
+        result.foreign.extend((from_us + others)[unknown:])
+    else:
+        result.ghosts.extend(from_us)
+        result.foreign.extend(others)
+
+
+def is_same_account(one: str, other: str) -> bool:
+    """Whether two names mean one account: ``svc@vsphere.local`` is ``VSPHERE.LOCAL\\svc``. Nobody is not."""
+    first, second = (name.rpartition("\\")[2].partition("@")[0].lower() for name in (one, other))
+    return bool(first) and first == second
 
 
 class _Addresses:
@@ -79,6 +103,7 @@ class _Addresses:
         ours = {(row.relay_host, row.relay_port) for row in open_now if row.relay_port}
         over = {(row.relay_host, row.relay_port) for row in rows if row.relay_port and is_over(row, now, grace)}
         self._over = over - ours
+        self.hosts = {row.relay_host for row in rows if row.relay_host}
 
     def sort(self, connection: ConsoleConnection, result: Sorted) -> None:
         address = (connection.client_host, connection.client_port)

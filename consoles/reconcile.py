@@ -175,7 +175,9 @@ def _reconcile(look: _Round, vm: Vm, timeout_seconds: float) -> None:
         return
     own = list(OwnConnection.objects.filter(vm=vm).select_related("session__process"))
     sessions = [row for row in sessions if row.pk != look.besides]
-    parts = connections.sort(found, sessions, look.now, own=own, grace_seconds=look.grace_seconds)
+    parts = connections.sort(
+        found, sessions, look.now, own=own, account=look.endpoint.username, grace_seconds=look.grace_seconds
+    )
     names = {one.label for one in own}
     ghosts = [ghost for ghost in parts.ghosts if not is_coming or ghost.label in names]
     dropped = _drop(look, vm, ghosts, timeout_seconds)

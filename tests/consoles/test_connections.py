@@ -18,8 +18,11 @@ from tests.consoles.world import World, fresh
 US = ("192.0.2.1", 40_000)
 
 
-def mks(label: str, client: str = "192.0.2.1", port: int = 0) -> ConsoleConnection:
-    return ConsoleConnection(label, NAMED, client, port)
+ACCOUNT = "cloudops@vsphere.local"
+
+
+def mks(label: str, client: str = "192.0.2.1", port: int = 0, user: str = "LAB\\carla") -> ConsoleConnection:
+    return ConsoleConnection(label, NAMED, client, port, user_name=user)
 
 
 class TestNewcomer:
@@ -56,14 +59,15 @@ class TestSort:
         )
         return fresh(session)
 
-    def sorted(self, world: World, clock: Clock, *labels: str, grace_seconds: float = 2) -> tuple[list[str], ...]:
+    def sorted(self, world: World, clock: Clock, *found: str | ConsoleConnection) -> tuple[list[str], ...]:
         """Labels of ghosts, foreign ones, and those that are gone."""
         parts = sort(
-            [mks(label) for label in labels],
+            [mks(one) if isinstance(one, str) else one for one in found],
             ConsoleSession.objects.filter(vm=world.vm).select_related("process"),
             clock.now,
             own=OwnConnection.objects.select_related("session__process"),
-            grace_seconds=grace_seconds,
+            account=ACCOUNT,
+            grace_seconds=2,
         )
         both = [[one.label for one in part] for part in (parts.ghosts, parts.foreign)]
         return (*both, [one.label for one in parts.gone])
@@ -77,6 +81,20 @@ class TestSort:
         self.named(world, clock, "mine")
         world.connect(clock.now)
         assert self.sorted(world, clock, "mine", "a", "b") == ([], ["b"], [])
+
+    def test_what_is_left_of_consoles_whose_names_nobody_learned_is_known_by_our_server_and_account(
+        self, world: World, clock: Clock
+    ) -> None:
+        session = world.connect(clock.now).session
+        left = mks("left", user="VSPHERE.LOCAL\\CloudOps")
+        theirs = [mks("desk", "198.51.100.9", user=ACCOUNT), mks("admin"), mks("nobody", user="")]
+        assert self.sorted(world, clock, left, *theirs) == ([], ["desk", "admin", "nobody"], [])
+        another = mks("another", user=ACCOUNT)
+        assert self.sorted(world, clock, left, another)[0] == [], "one of them is the open console's"
+        ConsoleSession.objects.filter(pk=session.pk).update(
+            status=Status.CLOSED, ended_at=clock.now, closed_reason="user_closed"
+        )
+        assert self.sorted(world, clock, left, *theirs) == (["left"], ["desk", "admin", "nobody"], [])
 
     @pytest.mark.parametrize("how", ["closed", "lapsed", "detached", "taken over", "purged"])
     def test_what_is_left_of_a_console_that_is_over_is_a_ghost(self, world: World, clock: Clock, how: str) -> None:
