@@ -12,13 +12,14 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from cloudops.core.errors import Conflict, Invalid
-from cloudops.hypervisors.port import CertificateMismatch, Kind
+from cloudops.hypervisors.port import CertificateMismatch, Kind, Unreachable
 from cloudops.hypervisors.vsphere import dial
 from cloudops.hypervisors.vsphere.certificates import fingerprint, plain
 from cloudops.inventory.models import Endpoint
 
 SHA256_DIGITS = 64
 HTTPS_PORT = 443
+_RENEW = "Renew the certificate on vCenter or the host."
 
 
 class CertificateUnconfirmed(Conflict):
@@ -76,7 +77,10 @@ def served(uri: str, *, timeout_seconds: float) -> Served:
     :class:`HypervisorError`."""
     parts = urlsplit(uri)
     found = dial.fetch(parts.hostname or "", parts.port or HTTPS_PORT, time.monotonic() + timeout_seconds)
-    parsed = x509.load_der_x509_certificate(found.der)
+    try:
+        parsed = x509.load_der_x509_certificate(found.der)
+    except ValueError as error:
+        raise Unreachable(f"{uri} presents a certificate that cannot be read: {error}.", remedy=_RENEW) from error
     return Served(
         sha256=found.sha256,
         sha1=found.sha1,

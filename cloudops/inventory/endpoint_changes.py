@@ -54,6 +54,8 @@ def change(endpoint: Endpoint, changes: dict[str, Any], secret: str | None, *, n
     the audit trail. Raises :class:`Invalid`, :class:`HostExists`."""
     if "certificate_sha256" in changes:
         changes = {**changes, "certificate_sha256": certificates.normal(changes["certificate_sha256"])}
+    if "uri" in changes:
+        changes = {**changes, "uri": probing.plain_uri(endpoint.kind, changes["uri"])}
     changed = assign(endpoint, changes)
     if changed:
         probing.demand_sound_uri(endpoint.kind, endpoint.uri)

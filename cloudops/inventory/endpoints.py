@@ -93,8 +93,10 @@ def default_management_address(kind: str, uri: str) -> str:
 
 
 def migration_uri(host: Host) -> str:
-    """Where other hosts' hypervisors reach this one: what an operator set, else its own URI if that works from
-    elsewhere, else empty. Needs ``select_related("endpoint")``."""
+    """Where hypervisors behind other endpoints reach this one: what an operator set, else its own URI if that works
+    from elsewhere, else empty. Between vCenters nothing is moved. Needs ``select_related("endpoint")``."""
+    if host.endpoint.kind == Kind.VSPHERE:
+        return ""
     if host.migration_uri or host.endpoint.kind != Kind.LIBVIRT:
         return host.migration_uri or host.endpoint.uri
     parts = urlsplit(host.endpoint.uri)

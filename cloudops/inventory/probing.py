@@ -26,6 +26,7 @@ from cloudops.hypervisors.port import (
     Transport,
     VmFacts,
 )
+from cloudops.hypervisors.vsphere import address
 from cloudops.inventory import endpoints
 from cloudops.inventory.certificates import Served, is_demanded, normal, same, served, unconfirmed
 from cloudops.inventory.models import Endpoint, Host
@@ -88,7 +89,7 @@ def endpoint_of(
     """An endpoint that is not saved. Raises :class:`Invalid` for a URI that its kind cannot have."""
     endpoint = Endpoint(
         kind=kind,
-        uri=uri.strip(),
+        uri=plain_uri(kind, uri),
         username=username.strip(),
         secret_encrypted=secret_encrypted,
         certificate_sha256=normal(certificate_sha256),
@@ -134,7 +135,7 @@ def _objection(kind: Kind, uri: str) -> str:
             return "It must begin with simulated://."
         return _simulated_objection(parts.query)
     if kind is Kind.VSPHERE:
-        return "" if scheme == "https" and parts.hostname and not transport else "It must be https://HOST."
+        return _vsphere_objection(uri)
     if scheme != "qemu" or (transport and transport not in _LIBVIRT_TRANSPORTS):
         return "It must begin with qemu+unix, qemu+tcp, qemu+tls or qemu+ssh."
     if transport in {"tcp", "tls", "ssh"} and not parts.hostname:
@@ -142,6 +143,24 @@ def _objection(kind: Kind, uri: str) -> str:
     if unknown := sorted(set(parse_qs(parts.query, keep_blank_values=True)) - _LIBVIRT_OPTIONS):
         return f"The option “{unknown[0]}” is not allowed."
     return ""
+
+
+def _vsphere_objection(uri: str) -> str:
+    try:
+        address.parse(uri)
+    except address.InvalidAddress as error:
+        return f"It must be https://HOST or https://HOST:PORT. {error.detail}"
+    return ""
+
+
+def plain_uri(kind: str, uri: str) -> str:
+    """The URI as it is stored: of a vCenter or ESXi without the paths that people copy along, such as ``/ui``."""
+    if kind != Kind.VSPHERE:
+        return uri.strip()
+    try:
+        return f"https://{address.parse(uri)}"
+    except address.InvalidAddress:
+        return uri.strip()  # whose objection is told by demand_sound_uri
 
 
 def _simulated_objection(query: str) -> str:

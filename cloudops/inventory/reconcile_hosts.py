@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from cloudops.core.bulk import overwrite
 from cloudops.hypervisors.port import CertificateMismatch, HostFacts, HostNotConnected, HypervisorError, PowerState
@@ -101,17 +101,11 @@ def _follow(row: Host, places: takeover.Places, fact: HostFacts, notices: Notice
 
 
 def _apply(row: Host, fact: HostFacts, notices: Notices) -> None:
-    """A host that the management service does not reach keeps what was last known of its load."""
-    gauges = () if fact.problem else _GAUGES
-    news = {name: getattr(fact, name) for name in (*_FACTS, *gauges)}
-    news["cpu_model"] = fact.cpu_model[:200]
-    news["hypervisor_version"] = fact.hypervisor_version[:100]
-    news["networks"], news["datastores"] = list(fact.networks), list(fact.datastores)
-    news["platform_maintenance"], news["simulator"] = fact.in_maintenance, fact.simulator
+    news = _news(row, fact)
     if any(getattr(row, name) != news[name] for name in news if name not in _GAUGES):
         notices.touch_host(row)
         notices.hosts[row.pk] = None
-    elif any(getattr(row, name) != news[name] for name in gauges):
+    elif any(getattr(row, name) != news[name] for name in news):
         notices.touch(f"host:{row.pk}")  # load moves all the time; lists of hosts need not follow every per cent
     if row.platform_maintenance != fact.in_maintenance:
         kind = "host.platform_maintenance_entered" if fact.in_maintenance else "host.platform_maintenance_left"
@@ -123,6 +117,19 @@ def _apply(row: Host, fact: HostFacts, notices: Notices) -> None:
         _set_unreachable(row, (HostNotConnected.code, _sentence(fact.problem), HostNotConnected.remedy), notices)
     elif row.connection != Connection.UP:
         _set_up(row, notices)
+
+
+def _news(row: Host, fact: HostFacts) -> dict[str, Any]:
+    """What is to be written. Of a host that the management service does not reach it knows little any more: what was
+    read before stays."""
+    news: dict[str, Any] = {"platform_maintenance": fact.in_maintenance, "simulator": fact.simulator}
+    if fact.problem and row.cpu_threads:
+        return news
+    news |= {name: getattr(fact, name) for name in (*_FACTS, *_GAUGES)}
+    news["cpu_model"] = fact.cpu_model[:200]
+    news["hypervisor_version"] = fact.hypervisor_version[:100]
+    news["networks"], news["datastores"] = list(fact.networks), list(fact.datastores)
+    return news
 
 
 def _sentence(words: str) -> str:

@@ -185,12 +185,12 @@ class TestOneHost:
         self, vcenter: FakeHypervisor, heard: Heard
     ) -> None:
         add()
-        vcenter.host_list[1] = esxi(2, cluster="A", problem="does not respond", cpu_percent=99.0)
+        vcenter.host_list[1] = esxi(2, cluster="A", problem="does not respond", cpu_threads=0, cpu_percent=None)
         again()
         lost = Host.objects.get(name="esx2")
         assert (lost.connection, lost.error_code) == ("unreachable", "host-not-connected")
         assert (lost.error_detail, lost.error_remedy) == ("Does not respond.", HostNotConnected.remedy)
-        assert lost.cpu_percent == 12.5
+        assert (lost.cpu_threads, lost.cpu_percent) == (16, 12.5)
         assert set(Host.objects.exclude(pk=lost.pk).values_list("connection", flat=True)) == {"up"}
         assert heard.all("host_lost", "host_ids") == [lost.pk]
         vcenter.host_list[1] = esxi(2, cluster="A")
@@ -262,7 +262,10 @@ class TestAdding:
         assert not Endpoint.objects.exists()
 
     def test_the_same_vcenter_under_another_name_is_found_out(self, vcenter: FakeHypervisor, fakes: Fakes) -> None:
-        add()
+        add(uri=f"{URI}/ui/")
+        assert Endpoint.objects.get().uri == URI
+        with pytest.raises(hosts.HostExists, match="URI"):
+            add(uri=f"{URI}:443")
         fakes["https://192.0.2.1"] = vcenter
         with pytest.raises(hosts.HostExists, match="there as https"):
             add(uri="https://192.0.2.1")
