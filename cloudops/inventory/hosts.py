@@ -322,6 +322,8 @@ def _set_schedulable(host: Host, schedulable: bool, *, by: Actor, now: datetime,
 def set_tags(host: Host, names: Sequence[str], *, by: Actor, now: datetime) -> list[Tag]:
     """The operator's own tags are exactly these from now on; returns all the host has. Raises ``Invalid``."""
     with transaction.atomic():
+        # The endpoint first, as synchronisation does: it may be giving the platform's tags at this moment.
+        Endpoint.objects.select_for_update().filter(pk=host.endpoint_id).first()
         if changed := _set_tags(host, names):
             events.record("host.tagged", by=by, now=now, subject=host, data={"changed": changed})
             live.publish("hosts", f"host:{host.pk}")
