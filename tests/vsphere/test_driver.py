@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cloudops.hypervisors import registry
 from cloudops.hypervisors.port import (
     CertificateMismatch,
     HostNotConnected,
@@ -13,11 +16,14 @@ from cloudops.hypervisors.port import (
     HypervisorError,
     InvalidState,
     NotSupported,
+    Overloaded,
     PowerAction,
     PowerState,
+    Unreachable,
     VmNotFound,
     VmNotRunning,
 )
+from cloudops.hypervisors.vsphere.lanes import MOST_PER_HOST
 from tests.hypervisors.contract import eventually, opened
 from tests.vsphere.fake import ClusterPlan, DatastorePlan, FakeVcenter, HostPlan, VmPlan
 
@@ -130,6 +136,28 @@ def test_a_host_that_vcenter_lost_is_told_at_once_and_harms_no_other(
     assert hypervisor.console(fine).url
     vcenter.world.connect(vcenter.host(FIRST), "connected")
     assert hypervisor.vm(lost).power_state is PowerState.RUNNING
+
+
+@pytest.mark.fault
+def test_a_host_that_answers_nothing_leaves_threads_to_the_others(vcenter: FakeVcenter) -> None:
+    """vCenter still takes it for connected, and waits for it."""
+    spec = vcenter.spec(key="lanes", timeout_seconds=4.0)
+    slow, fine = _ref(vcenter, "vm-0001"), _ref(vcenter, "vm-0002")
+    registry.call(spec, lambda driver: driver.hosts())
+    vcenter.faults.latency(60, "QueryConnections")
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            waiting = [pool.submit(registry.call, spec, lambda driver: driver.connections(slow)) for _ in range(12)]
+            eventually(lambda: vcenter.calls("QueryConnections") == MOST_PER_HOST)
+            began = time.monotonic()
+            assert registry.call(spec, lambda driver: driver.console(fine)).url
+            assert time.monotonic() - began < spec.timeout_seconds
+            errors = [one.exception(20) for one in waiting]
+    finally:
+        vcenter.faults.clear()
+        registry.forget(spec.key)
+    assert any(isinstance(error, Overloaded) and FIRST in str(error) for error in errors)
+    assert all(isinstance(error, Unreachable) for error in errors)
 
 
 def test_guests_are_asked_through_vmware_tools(vcenter: FakeVcenter, hypervisor: Hypervisor) -> None:

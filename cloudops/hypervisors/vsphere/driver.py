@@ -24,6 +24,7 @@ from cloudops.hypervisors.port import (
     VmFacts,
 )
 from cloudops.hypervisors.vsphere import connections, console, inventory, power, scaling
+from cloudops.hypervisors.vsphere.lanes import HostLanes
 from cloudops.hypervisors.vsphere.link import Link
 from cloudops.hypervisors.vsphere.lookup import find_vm
 from cloudops.hypervisors.vsphere.maintenance import Maintenance
@@ -42,6 +43,7 @@ class VsphereHypervisor:
         """Raises :class:`~cloudops.hypervisors.vsphere.address.InvalidAddress`; does not connect."""
         self.spec = spec
         self._session = Session(spec)
+        self._lanes = HostLanes()
         self._hub = EventHub(f"events of {spec.uri}")
         self._updates = UpdateLoop(self._hub, self._session)
         self._tags = TagReader(self._session)
@@ -69,23 +71,24 @@ class VsphereHypervisor:
         def find(link: Link) -> ConsoleEndpoint:
             found = find_vm(link, vm_ref)
             found.demand_running()
-            return console.endpoint(link, found)
+            with self._lanes.enter(found):
+                return console.endpoint(link, found)
 
         return self._session.call(find)
 
     def connections(self, vm_ref: str) -> Sequence[ConsoleConnection]:
         def ask(link: Link) -> Sequence[ConsoleConnection]:
             found = find_vm(link, vm_ref)
-            found.demand_host()
-            return connections.query(link, found) if found.is_on else []
+            with self._lanes.enter(found):
+                return connections.query(link, found) if found.is_on else []
 
         return self._session.call(ask)
 
     def drop_connections(self, vm_ref: str, labels: Sequence[str]) -> Sequence[str]:
         def drop(link: Link) -> Sequence[str]:
             found = find_vm(link, vm_ref)
-            found.demand_host()
-            return connections.drop(link, found, labels) if found.is_on else []
+            with self._lanes.enter(found):
+                return connections.drop(link, found, labels) if found.is_on else []
 
         return self._session.call(drop)
 
@@ -93,7 +96,12 @@ class VsphereHypervisor:
         return self._session.call(lambda link: power.screenshot(link, vm_ref))
 
     def power(self, vm_ref: str, action: PowerAction) -> None:
-        self._session.call(lambda link: power.act(link, vm_ref, action))
+        def act(link: Link) -> None:
+            found = find_vm(link, vm_ref)
+            with self._lanes.enter(found):
+                power.act(link, found, action)
+
+        self._session.call(act)
 
     def subscribe(self, sink: EventSink) -> Callable[[], None]:
         return self._updates.subscribe(sink)

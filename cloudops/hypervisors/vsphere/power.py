@@ -19,7 +19,7 @@ from cloudops.hypervisors.port import (
 )
 from cloudops.hypervisors.vsphere import tasks
 from cloudops.hypervisors.vsphere.link import Link
-from cloudops.hypervisors.vsphere.lookup import find_vm
+from cloudops.hypervisors.vsphere.lookup import Found, find_vm
 
 SETTLE_SECONDS = 3.0
 """How long a refusal of what was begun is waited for; what takes longer goes on, and its end is an event."""
@@ -35,10 +35,8 @@ _ACTIONS: dict[PowerAction, Callable[[Any], Any]] = {
 }
 
 
-def act(link: Link, vm_ref: str, action: PowerAction) -> None:
+def act(link: Link, found: Found, action: PowerAction) -> None:
     """Asks for it. Raises what vSphere refuses at once. ``SHUTDOWN`` and ``REBOOT`` need VMware Tools in the guest."""
-    found = find_vm(link, vm_ref)
-    found.demand_host()
     if action is PowerAction.RESUME and found.power_state is not PowerState.PAUSED:
         raise InvalidState(f"VM {found.name} is {found.power_state}, not suspended.")
     task = _ACTIONS[action](found.vm)
