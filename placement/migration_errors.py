@@ -71,7 +71,7 @@ class TimedOutMigration(Ending):
 class Interrupted(Ending):
     code = "migration-lost"
     title = "The hypervisor forgot the migration; the VM stays where it was."
-    remedy = "Its libvirtd was probably restarted. Start the migration again."
+    remedy = "Its management service was probably restarted. Start the migration again."
 
 
 class StoppedMeanwhile(Ending):
@@ -89,7 +89,7 @@ class LeftPaused(Ending):
 class Vanished(Ending):
     code = "vm-vanished"
     title = "Neither host knows the VM any more."
-    remedy = "Somebody may have removed it meanwhile. Synchronise both hosts and look at their libvirt logs."
+    remedy = "Somebody may have removed it meanwhile. Synchronise both hosts and look at their hypervisors' logs."
 
 
 class WentElsewhere(Ending):

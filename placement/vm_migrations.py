@@ -6,7 +6,7 @@ The migration is an operation; ``migration_run`` executes it in a worker, from t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
@@ -46,6 +46,14 @@ TASK: Final = "placement.tasks.run_migration"
 STEPS: Final = ["Claim room", "Check", "Copy memory", "Verify", "Clean up"]
 CLAIM, CHECK, COPY, VERIFY, CLEAN = range(5)
 LOCAL_URI: Final = r"^[^:]*:///|\+unix|//([^@/]*@)?(localhost|127\.)"
+OUT_OF_REACH: Final[Mapping[str, str]] = {
+    Kind.LIBVIRT: "Other hosts cannot reach it: it has no migration URI.",
+    Kind.VSPHERE: "It is behind another vCenter.",
+}
+ONE_VCENTER: Final = (
+    "Choose a host behind the same vCenter, or move it in the vSphere Client (“cross vCenter vMotion”); "
+    "CloudOps follows."
+)
 UNCLAIMED_SECONDS: Final = 30
 """After this long without a worker the operation says that none may be running."""
 
@@ -267,19 +275,28 @@ def _demand_reachable(source: Host, target: Host) -> None:
         return
     if source.endpoint.kind != target.endpoint.kind:
         raise DifferentPlatforms(f"{source.name} is {source.endpoint.kind}, {target.name} {target.endpoint.kind}.")
+    if target.endpoint.kind == Kind.VSPHERE:
+        words = f"{source.name} is behind {source.endpoint.uri}, {target.name} behind {target.endpoint.uri}."
+        raise NothingToReach(words, remedy=ONE_VCENTER)
     if not endpoints.migration_uri(target):
         raise NothingToReach(f"{target.name} is known as {target.endpoint.uri}, which works only from here.")
 
 
 def _out_of_reach(vms: Sequence[Vm]) -> dict[UUID, dict[str, str]]:
     """Hosts that the VMs' own hosts cannot reach, as they are known by an address that works only from here."""
-    local = Host.objects.filter(endpoint__kind=Kind.LIBVIRT, migration_uri="", endpoint__uri__regex=LOCAL_URI)
-    rows = list(local.order_by().values_list("pk", "endpoint_id"))
-    words = "Other hosts cannot reach it: it has no migration URI."
-    return {
-        vm.pk: {str(pk): words for pk, endpoint_id in rows if endpoint_id != vm.host.endpoint_id}
-        for vm in (vms if rows else ())
-    }
+    local = Q(endpoint__kind=Kind.LIBVIRT, migration_uri="", endpoint__uri__regex=LOCAL_URI)
+    apart = Q(endpoint__kind=Kind.VSPHERE)
+    rows = list(Host.objects.filter(local | apart).order_by().values_list("pk", "endpoint_id", "endpoint__kind"))
+    kinds = {endpoint_id: kind for _, endpoint_id, kind in rows}
+    found: dict[UUID, dict[str, str]] = {}
+    for own in {vm.host.endpoint_id for vm in vms}:
+        in_vcenter = kinds.get(own) == Kind.VSPHERE  # of other kinds are vCenters' hosts anyway
+        found[own] = {
+            str(pk): OUT_OF_REACH[kind]
+            for pk, endpoint_id, kind in rows
+            if endpoint_id != own and (in_vcenter or kind != Kind.VSPHERE)
+        }
+    return {vm.pk: found[vm.host.endpoint_id] for vm in vms if found[vm.host.endpoint_id]}
 
 
 def bulk(

@@ -110,7 +110,7 @@ _COUNTED: Final = {
     model.Kind.CONSOLES: "have too few free console slots ({needed} needed, at most {available} free)",
     model.Kind.MEMORY: "have too little memory ({needed} MiB needed, at most {available} MiB free)",
     model.Kind.VCPUS: "have too few vCPUs ({needed} needed, at most {available} free)",
-    problem.NO_URI: "have no migration URI",
+    problem.NO_URI: "have no migration URI, or are behind another vCenter",
 }
 
 
