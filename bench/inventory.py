@@ -8,6 +8,7 @@ nothing done with them.
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -131,6 +132,9 @@ def _follow(vcenter: VcenterProcess, endpoint: Endpoint) -> tuple[float, float]:
         return _timed(lambda: _agree(vcenter.burst(BURST_VMS)))
     finally:
         watch.stop()
+        for thread in threading.enumerate():  # what it still reads
+            if thread.name.startswith("watch "):
+                thread.join(CALL_SECONDS)
 
 
 def _follow_plainly(vcenter: VcenterProcess) -> tuple[float, float]:
