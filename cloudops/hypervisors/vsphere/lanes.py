@@ -12,7 +12,7 @@ from cloudops.hypervisors.vsphere.lookup import Found
 
 MOST_PER_HOST = 4
 """Half of the threads that a vCenter has (``registry``)."""
-PATIENCE_SECONDS = 0.5
+PATIENCE_SECONDS = 2.0
 
 
 class HostLanes:
