@@ -185,7 +185,8 @@ class Drains(Moving):
         told = [f"{self.now:%H:%M:%S}"]
         for job in Maintenance.objects.all():
             told.append(f"{job.title}: {job.status} {job.blocked_reason!r} wake {job.wake_at}")
-            told += [f"  {row.host.name}: {row.status}" for row in job.hosts.select_related("host")]
+            rows = job.hosts.select_related("host")
+            told += [f"  {row.host.name}: {row.status} {row.platform} {row.platform_detail}" for row in rows]
             for name, row in self.moves(job).items():
                 target = row.target.name if row.target else "-"
                 told.append(f"  {name} on {row.vm.host.name}: {row.status} -> {target} {row.reason_code} {row.reason}")

@@ -1,5 +1,6 @@
 """Two admins, tenants that start VMs, failures, dead hosts, cancels and killed workers in any order: no host over
-capacity, no VM on a host in maintenance, every claim has a living owner, no VM stopped."""
+capacity, no VM on a host in maintenance, every claim has a living owner, no VM stopped, and no host is left in its
+platform's own maintenance mode, where platforms have one."""
 
 from __future__ import annotations
 
@@ -15,14 +16,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from cloudops.core.errors import Refusal
 from cloudops.hypervisors import simulated
-from cloudops.hypervisors.port import MigrationInterrupted, PowerAction, PowerState
-from cloudops.hypervisors.simulated import Faults
+from cloudops.hypervisors.port import Busy, InvalidState, MigrationInterrupted, PowerAction, PowerState
+from cloudops.hypervisors.simulated import Faults, MaintenanceFault
 from cloudops.hypervisors.simulated.fleet import parse_uri
 from cloudops.hypervisors.simulated.landscape import Landscape
+from cloudops.hypervisors.simulated.maintenance import entered
 from cloudops.inventory.models import Host, Vm
 from cloudops.inventory.power import power
 from placement import maintenance, power_claims
-from placement.maintenance import advancing
+from placement.maintenance import advancing, platform
 from placement.maintenance.options import Choice
 from placement.models import Claim, Maintenance, MaintenanceHost, VmMigration
 from tests.placement.maintenance.draining import RESERVE_MIB, Drains, fleet
@@ -33,18 +35,21 @@ EXAMPLES = int(os.environ.get("CLOUDOPS_TEST_EXAMPLES", "10"))
 HOSTS, RUNNING, OFF = 4, 6, 3
 host_numbers = st.integers(0, HOSTS - 1)
 any_number = st.integers(0, 99)
+OURS = ("entering", "entered", "refused", "leaving")
 
 
 class Fleet(RuleBasedStateMachine):
     """Four hosts of 18 GiB; six VMs of 4 GiB run, three are off and are started now and then. One job is there."""
 
-    @initialize(host=host_numbers, both=st.booleans())
-    def build(self, host: int, both: bool) -> None:
+    @initialize(host=host_numbers, both=st.booleans(), mode=st.sampled_from([None, 0, 5]))
+    def build(self, host: int, both: bool, mode: int | None) -> None:
+        """``mode``: how long every second host takes into its platform's own maintenance mode; None: it has none."""
         self.stack = contextlib.ExitStack()
         self.example = self.stack.enter_context(transaction.atomic())
         self.world: Drains = self.stack.enter_context(fleet())
         for number in range(HOSTS):
-            self.world.build_host(f"kvm{number}", gib=18, rate=4_096)
+            own = mode if number % 2 else None
+            self.world.build_host(f"kvm{number}", gib=18, rate=4_096, maintenance_seconds=own)
         for number in range(RUNNING + OFF):
             state = PowerState.RUNNING if number < RUNNING else PowerState.OFF
             self.world.build_vm(f"vm{number}", self.world.hosts[number % HOSTS], gib=4, state=state)
@@ -122,6 +127,12 @@ class Fleet(RuleBasedStateMachine):
             self.world.hosts[host], error=MigrationInterrupted, detail="cut", at_percent=percent, direction=direction
         )
 
+    @rule(host=host_numbers, passes=st.booleans(), leave=st.booleans())
+    def refuse(self, host: int, passes: bool, leave: bool) -> None:
+        """What its platform says the next time that its own maintenance mode is asked for."""
+        fault = MaintenanceFault(Busy if passes else InvalidState, "not now", leave=leave)
+        simulated.add_maintenance_fault(self.world.hosts[host].endpoint.uri, fault)
+
     @rule(host=host_numbers, dies=st.booleans())
     def reach(self, host: int, dies: bool) -> None:
         row = self.world.hosts[host]
@@ -147,6 +158,10 @@ class Fleet(RuleBasedStateMachine):
         if job is not None:
             with contextlib.suppress(Killed):
                 maintenance.advance(job.pk, clock=clock)
+            left = looks
+            with contextlib.suppress(Killed):
+                for row_id in platform.due(now=self.world.now):
+                    platform.follow(row_id, clock=clock)
         self.world.runners.clear()
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 40.0]), times=st.integers(1, 6))
@@ -181,6 +196,23 @@ class Fleet(RuleBasedStateMachine):
             left = Vm.objects.filter(host=row.host, power_state__in=["running", "paused"])
             chosen = row.maintenance.moves.filter(choice="skip").values("vm")
             assert not left.exclude(pk__in=chosen).exists(), self.world.story()
+
+    @invariant()
+    def no_host_is_left_in_its_platforms_own_mode(self) -> None:
+        """Somebody of ours is there to take it out of it; and nothing runs on a host that is in it."""
+        for host in self.world.hosts:
+            landscape = Landscape(parse_uri(host.endpoint.uri))
+            if host.ref in entered(landscape.state, landscape.vms(), landscape.uri.maintenance_seconds or 0):
+                rows = MaintenanceHost.objects.filter(host=host, platform_asked_at__isnull=False)
+                assert rows.filter(platform__in=OURS).exists(), self.world.story()
+                assert not any(vm.power_state == PowerState.RUNNING for vm in landscape.vms()), self.world.story()
+
+    @invariant()
+    def a_held_host_is_in_its_platforms_own_mode(self) -> None:
+        """Where it has one, and nothing was left running there by choice."""
+        for row in MaintenanceHost.objects.filter(status="held").select_related("host__endpoint", "maintenance"):
+            if platform.has_mode(row.host) and row.maintenance.mode == "maintenance":
+                assert row.platform in {"entered", "skipped", "leaving"}, self.world.story()
 
     @invariant()
     def every_claim_has_a_living_owner(self) -> None:

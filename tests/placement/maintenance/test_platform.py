@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.test import Client
 
+from cloudops.accounts.models import Role, User
 from cloudops.core.models import Event
 from cloudops.hypervisors import registry, simulated
 from cloudops.hypervisors.port import Busy, NoPermission, PowerState
@@ -74,6 +76,32 @@ def test_the_platform_is_asked_once_the_host_is_empty_and_left_at_the_end(world:
     assert (told("maintenance.platform_entered"), told("maintenance.platform_left")) == (1, 1)
     assert row_of(job).platform_wake_at is None
     world.sound()
+
+
+def test_the_pages_and_the_api_tell_how_far_the_platform_is(world: Drains, client: Client) -> None:
+    first, *_ = fleet(world, seconds=60)
+    client.force_login(User.objects.create_user("ada", role=Role.ADMIN))
+    preview = client.post("/maintenance/new/", {"hosts": str(first.pk), "mode": "maintenance"}).content.decode()
+    preview += client.get(f"/maintenance/new/?host={first.pk}").content.decode()
+    assert "is asked to put it into its own maintenance mode" in preview
+    job = world.start(first)
+    world.until(lambda: row_of(job).platform_asked_at is not None)
+    page = client.get(f"/maintenance/{job.pk}/").content.decode()
+    assert "entering maintenance mode" in page
+    assert "puts it into its own maintenance mode" in page
+    assert "entering maintenance mode" in client.get("/fleet/").content.decode()
+    maintenance.cancel(job, by=BY, now=world.now)
+    until_platform(world, job, Platform.LEFT)
+    simulated.add_maintenance_fault(first.endpoint.uri, MaintenanceFault(NoPermission, "Host.Config.Maintenance."))
+    job = world.start(first)
+    world.until_status(job, "blocked")
+    page = client.get(f"/maintenance/{job.pk}/").content.decode()
+    assert "Complete as it is" in page
+    assert "Host.Config.Maintenance." in page
+    (told,) = client.get(f"/api/v1/maintenances/{job.pk}/").json()["hosts"]
+    assert (told["status"], told["platform"]) == ("blocked", "refused")
+    assert "Host.Config.Maintenance." in told["platform_detail"]
+    assert told["platform_remedy"]
 
 
 def test_without_one_a_drained_host_is_all_there_is(world: Drains) -> None:
