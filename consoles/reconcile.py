@@ -163,6 +163,7 @@ def _reconcile(look: _Round, vm: Vm, timeout_seconds: float) -> None:
             raise
     sessions = list(ConsoleSession.objects.filter(vm=vm).select_related("process"))
     look.result.vms += 1
+    _note_size(vm, len(found) if counted is None else counted)
     # One of ours that is just coming cannot be told from a foreign one yet; a ghost with a name can.
     is_coming = any(
         row.status == Status.CONNECTING and row.is_attached(look.now) and row.pk != look.besides for row in sessions
@@ -192,6 +193,12 @@ def _reconcile(look: _Round, vm: Vm, timeout_seconds: float) -> None:
             _record(vm, _rows([one for one in ghosts if one.label not in dropped], parts.foreign), look)
     look.result.ghosts_dropped += len(dropped)
     look.result.skipped += is_coming
+
+
+def _note_size(vm: Vm, count: int) -> None:
+    """Where the platform counts, the inventory shows how many it had when it was last asked."""
+    if vm.console_connections is not None and vm.console_connections != count:
+        Vm.objects.filter(pk=vm.pk).update(console_connections=count)
 
 
 def _drop(look: _Round, vm: Vm, ghosts: list[ConsoleConnection], timeout_seconds: float) -> set[str]:

@@ -190,9 +190,10 @@ def test_a_platform_that_only_counts(world: World, clock: Clock, platform: Platf
 def test_where_the_platform_counts_only_vms_with_connections_are_asked(
     world: World, clock: Clock, platform: Platform
 ) -> None:
-    Vm.objects.update(max_consoles=40)
+    Vm.objects.update(max_consoles=40, console_connections=7)
     platform.counts = {"ref-alpha": 1, "ref-beta": 0}
     assert run(world, clock).vms == 1
+    assert Vm.objects.get(pk=world.vm.pk).console_connections == 0, "as it was told just now"
     platform.found = {"ref-beta": [tcp("198.51.100.1", 4000)]}
     platform.counts = {"ref-alpha": 0, "ref-beta": 1}
     assert run(world, clock).vms == 1

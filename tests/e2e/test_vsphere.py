@@ -3,11 +3,15 @@ guest's screen and keyboard behind it, and the same tab wherever vMotion takes t
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from cloudops.lab.libvirtd import LibvirtHost
 from tests.e2e.api import Api
@@ -29,6 +33,7 @@ def vcenter(real_host: LibvirtHost) -> Iterator[FakeVcenter]:
     """Two ESXi hosts; the VM "erp" shows the guest that libvirt runs."""
     address, _, display = real_host.virsh("vncdisplay", GUEST).strip().rpartition(":")
     vms = [VmPlan("erp", HERE, cpus=1, memory_mib=512, vnc=f"{address}:{5900 + int(display)}"), VmPlan("files", THERE)]
+    vms.append(VmPlan("payroll", THERE, max_connections=2))
     with FakeVcenter([HostPlan(HERE), HostPlan(THERE)], vms) as running:
         yield running
 
@@ -97,3 +102,50 @@ def test_keys_arrive_and_the_tab_goes_on_through_vmotion(
     tab.close()
     eventually(lambda: vcenter.connections() == 0, within_seconds=10, what="no display is left")
     assert alice.complaints == []
+
+
+@contextmanager
+def vsphere_client(vcenter: FakeVcenter, vm: str) -> Iterator[None]:
+    """Somebody has the VM's display open past CloudOps."""
+    anything = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anything.check_hostname, anything.verify_mode = False, ssl.CERT_NONE
+    with client.logged_in(vcenter) as instance:
+        ticket = client.find_vm(instance, vcenter, vm).AcquireTicket("webmks")
+    with connect(ticket.url, subprotocols=[Subprotocol("binary")], ssl=anything, compression=None):
+        newest = vcenter.service.consoles.of(vcenter.vm(vm))[-1]
+        newest.user = "LAB\\carla"
+        yield
+
+
+def test_at_the_platforms_limit_who_holds_it_is_named_and_a_click_makes_room(
+    person: Callable[..., Person], product: Product, installed: dict[str, Any], vcenter: FakeVcenter
+) -> None:
+    alice, ada = person("alice"), person("ada")
+    admin, vm = Api(product.url, installed["tokens"]["ada"]), f"/vms/{installed['vms']['payroll']}/"
+    with vsphere_client(vcenter, "payroll"), vsphere_client(vcenter, "payroll"):
+        eventually(
+            lambda: admin.get(f"{vm}console-usage/").body["foreign"] == 2,
+            within_seconds=30,
+            what="CloudOps hears of both",
+        )
+        tab = open_console(alice.sign_in(), "payroll")
+        limit = tab.get_by_label("Limit reached")
+        expect(limit).to_contain_text(
+            "payroll has 2 of 2 consoles open. The platform allows it no more.", timeout=20_000
+        )
+        expect(limit.get_by_text("from outside CloudOps")).to_have_count(2)
+        expect(limit).not_to_contain_text("carla")
+        limit.get_by_role("button", name="Tell me when one is free").click()
+
+        page = ada.sign_in()
+        page.goto(f"{product.url}{vm}")
+        foreign = page.locator("#vm-consoles .card-foot").filter(has_text="LAB\\carla at 127.0.0.1").first
+        foreign.get_by_role("button", name="End").click()
+        page.get_by_role("button", name="End it").click()
+        expect(page.get_by_text("is ended.").first).to_be_visible()
+        picture_appears(tab)
+        eventually(lambda: vcenter.connections("payroll") == 2, within_seconds=10, what="alice's and one of carla's")
+        tab.close()
+        eventually(lambda: vcenter.connections("payroll") == 1, within_seconds=10, what="alice's is gone")
+    assert alice.complaints == [message for message in alice.complaints if "409" in message], "but for the refusals"
+    assert ada.complaints == []
