@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import inventory_floor as floor
 from bench.dashboard import _configure
-from bench.inventory_vcenter import CLUSTERS, HOSTS, VMS, Places, VcenterProcess
+from bench.inventory_vcenter import CLUSTERS, HOSTS, VMS, VcenterProcess
 from bench.report import OtherLoad, Report, arguments
 from cloudops.lab.services import PrivatePostgres, PrivateRedis
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 OURS, COLLECT, UPDATES = "ours", "collect", "updates"
 BURST_VMS = 500
+CHANGES = (1, BURST_VMS)
+"""How many VMs change at once."""
 CALL_SECONDS = 60
 FOLLOW_SECONDS = 60.0
 LOOK_SECONDS = 0.02
@@ -70,9 +73,10 @@ def _measure(vcenter: VcenterProcess, report: Report) -> None:
     tell("first sync into the database", ours=seconds, collect=collect)
     again = _timed(lambda: sync.sync_endpoint(endpoint, now=_now()))
     tell("sync with nothing changed", ours=again, collect=collect)
-    updates = _follow_plainly(vcenter)
-    burst = _follow(vcenter, endpoint)
-    tell(f"burst of {BURST_VMS}, until rows agree", ours=burst, collect=collect, updates=updates)
+    plainly, followed = _follow_plainly(vcenter), _follow(vcenter, endpoint)
+    for vms in CHANGES:
+        name = "one change, until its row agrees" if vms == 1 else f"burst of {vms}, until rows agree"
+        tell(name, ours=followed[vms], collect=collect, updates=plainly[vms])
     _forget()
 
 
@@ -117,8 +121,8 @@ def _added(access: dict[str, Any]) -> tuple[Endpoint, tuple[float, float]]:
     return Endpoint.objects.get(), seconds
 
 
-def _follow(vcenter: VcenterProcess, endpoint: Endpoint) -> tuple[float, float]:
-    """From the burst to rows that say the same."""
+def _follow(vcenter: VcenterProcess, endpoint: Endpoint) -> dict[int, tuple[float, float]]:
+    """From each of CHANGES to rows that say the same."""
     from cloudops.inventory.watching import EndpointWatch
 
     def write(act: Callable[[], Any]) -> Any:
@@ -129,7 +133,7 @@ def _follow(vcenter: VcenterProcess, endpoint: Endpoint) -> tuple[float, float]:
     try:
         started = _now()
         _until(lambda: _synced_since(endpoint, started))
-        return _timed(lambda: _agree(vcenter.burst(BURST_VMS)))
+        return {vms: _timed(partial(_agree_after, vcenter, vms)) for vms in CHANGES}
     finally:
         watch.stop()
         for thread in threading.enumerate():  # what it still reads
@@ -137,10 +141,14 @@ def _follow(vcenter: VcenterProcess, endpoint: Endpoint) -> tuple[float, float]:
                 thread.join(CALL_SECONDS)
 
 
-def _follow_plainly(vcenter: VcenterProcess) -> tuple[float, float]:
+def _follow_plainly(vcenter: VcenterProcess) -> dict[int, tuple[float, float]]:
     with floor.logged_in(vcenter.access) as service:
         follower = floor.Follower(service)
-        return _timed(lambda: follower.until(vcenter.burst(BURST_VMS), within_seconds=FOLLOW_SECONDS))
+
+        def follow(vms: int) -> None:
+            follower.until(vcenter.burst(vms), within_seconds=FOLLOW_SECONDS)
+
+        return {vms: _timed(partial(follow, vms)) for vms in CHANGES}
 
 
 def _synced_since(endpoint: Endpoint, since: Any) -> bool:
@@ -150,9 +158,10 @@ def _synced_since(endpoint: Endpoint, since: Any) -> bool:
     return Endpoint.objects.filter(pk=endpoint.pk, synced_at__gte=since).exists()
 
 
-def _agree(wanted: Places) -> None:
+def _agree_after(vcenter: VcenterProcess, vms: int) -> None:
     from cloudops.inventory.models import Vm
 
+    wanted = vcenter.burst(vms)
     rows = Vm.objects.values_list("ref", "power_state", "host__ref")
     _until(lambda: {ref: (power, host) for ref, power, host in rows.all()} == wanted)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cloudops.lab.domain import KERNEL_ARGUMENTS, QUICKER
 from cloudops.lab.process import find_program, free_port, kept_password
 from cloudops.lab.supervisor import Program
 
@@ -59,7 +60,7 @@ class Esxi:
 
 def guest_command(guest_dir: Path, display: Path) -> list[str]:
     """The lab's guest without libvirt, as whoever runs this; its VNC server listens on the socket ``display``."""
-    words = f"console=ttyS0 console=tty1 quiet consoleblank=0 mitigations=off lab.name={GUEST_NAME}"
+    words = f"{KERNEL_ARGUMENTS} {QUICKER} lab.name={GUEST_NAME}"
     command = [find_program("qemu-system-x86_64", package="qemu-system-x86"), "-name", GUEST_NAME, "-nodefaults"]
     command += ["-machine", "pc", "-accel", "tcg,tb-size=128", "-cpu", "qemu64", "-m", str(GUEST_MEMORY_MIB)]
     command += ["-kernel", str(guest_dir / "vmlinuz"), "-initrd", str(guest_dir / "initrd.img"), "-append", words]
