@@ -6,14 +6,10 @@ import hashlib
 import socket
 import ssl
 import struct
-from contextlib import ExitStack
 from typing import Any, Protocol
 
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
-from websockets.typing import Subprotocol
-
 from cloudops.hypervisors.port import ConsoleEndpoint, Transport
+from tests.hypervisors.websocket import Ended, WebSocket
 
 SECONDS = 10.0
 
@@ -35,25 +31,19 @@ class WebSocketLine:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        self._stack = ExitStack()
-        self._socket = self._stack.enter_context(
-            connect(endpoint.url, ssl=context, subprotocols=[Subprotocol("binary")], compression=None, close_timeout=1)
-        )
-        assert isinstance(self._socket.socket, ssl.SSLSocket)
-        served = self._socket.socket.getpeercert(binary_form=True) or b""
+        self._socket = WebSocket(endpoint.url, context)
+        served = self._socket.line.getpeercert(binary_form=True) or b""
         for name, expected in (("sha256", endpoint.certificate_sha256), ("sha1", endpoint.certificate_sha1)):
             assert expected.replace(":", "").lower() in ("", hashlib.new(name, served).hexdigest())
         assert endpoint.certificate_sha256 or endpoint.certificate_sha1
-        self._seconds = SECONDS
+        self._socket.line.settimeout(SECONDS)
         self._rest = b""
 
     def recv(self, count: int, /) -> bytes:
         try:
             while not self._rest:
-                message = self._socket.recv(self._seconds)
-                assert isinstance(message, bytes)
-                self._rest = message
-        except ConnectionClosed:
+                self._rest = self._socket.message()
+        except Ended:
             return b""
         data, self._rest = self._rest[:count], self._rest[count:]
         return data
@@ -62,13 +52,13 @@ class WebSocketLine:
         self._socket.send(data)
 
     def settimeout(self, seconds: float, /) -> None:
-        self._seconds = seconds
+        self._socket.line.settimeout(seconds)
 
     def getsockname(self) -> Any:
-        return self._socket.socket.getsockname()
+        return self._socket.line.getsockname()
 
     def close(self) -> None:
-        self._stack.close()
+        self._socket.close()
 
 
 class RfbClient:

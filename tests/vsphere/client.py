@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Self
 
 import pytest
 from pyVim import connect
-from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidState
-from websockets.frames import Frame, Opcode
-from websockets.http11 import Response
-from websockets.protocol import State
-from websockets.typing import Subprotocol
-from websockets.uri import parse_uri
 
+from tests.hypervisors.websocket import WebSocket
 from tests.vsphere.fake import FakeVcenter
 from tests.vsphere.fake.types import vim, vmodl
 
@@ -123,96 +116,27 @@ def eventually(is_so: Callable[[], object], what: str = "it") -> None:
         time.sleep(0.01)
 
 
-class Refused(Exception):
-    """A WebSocket handshake answered with another status."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"HTTP {status}")
-        self.status = status
-
-
-class Ended(Exception):
-    """The other side closed; ``code`` as in its close frame, None without one."""
-
-    def __init__(self, code: int | None) -> None:
-        super().__init__(f"closed with {code}")
-        self.code = code
-
-
 class Display:
-    """A ticket redeemed: the WebSocket, and an RFB client on it.
-
-    By hand on one thread: the websockets library's blocking client reads and writes a TLS socket from two threads,
-    which Python's ssl module does not bear.
-    """
+    """A ticket redeemed: the WebSocket, and an RFB client on it."""
 
     def __init__(
         self, vcenter: FakeVcenter, ticket: Any, *, subprotocol: str = "binary", host: str = "", pem: str = ""
     ) -> None:
         hosts = vcenter.world.hosts.values()
         context = pinned(pem or next(one.certificate_pem for one in hosts if one.port == ticket.port))
-        address = host or ticket.host
-        self._messages: list[bytes] = []
+        url = f"wss://{host or ticket.host}:{ticket.port}/ticket/{ticket.ticket}"
         self._buffer = b""
-        self._protocol = ClientProtocol(
-            parse_uri(f"wss://{address}:{ticket.port}/ticket/{ticket.ticket}"),
-            subprotocols=[Subprotocol(subprotocol)],
-            max_size=None,
-        )
-        line = socket.create_connection((address, ticket.port), SECONDS)
-        try:
-            self.line = context.wrap_socket(line)
-            self._shake_hands()
-        except BaseException:
-            (self.line if hasattr(self, "line") else line).close()
-            raise
-
-    def _shake_hands(self) -> None:
-        self._protocol.send_request(self._protocol.connect())
-        self._flush()
-        while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
-            self._receive()
-        if self._protocol.handshake_exc is not None:
-            raise Refused(self._status)
-
-    _status = 0
-
-    def _flush(self) -> None:
-        for data in self._protocol.data_to_send():
-            if data:
-                self.line.sendall(data)
-
-    def _receive(self) -> None:
-        try:
-            data = self.line.recv(1 << 16)
-        except (ConnectionResetError, ssl.SSLEOFError):
-            data = b""
-        if data:
-            self._protocol.receive_data(data)
-        else:
-            self._protocol.receive_eof()
-        for event in self._protocol.events_received():
-            if isinstance(event, Response):
-                self._status = event.status_code
-            elif isinstance(event, Frame) and event.opcode in (Opcode.BINARY, Opcode.CONT):
-                self._messages.append(bytes(event.data))
-        with suppress(OSError):
-            self._flush()
-        if not data and not self._messages and self._protocol.state is not State.CONNECTING:
-            raise Ended(self._protocol.close_code)
+        self.socket = WebSocket(url, context, subprotocol=subprotocol)
+        self.line = self.socket.line
+        self.send = self.socket.send
+        self.close = self.socket.close
 
     def read(self, count: int) -> bytes:
         """Raises: Ended, TimeoutError."""
         while len(self._buffer) < count:
-            while not self._messages:
-                self._receive()
-            self._buffer += self._messages.pop(0)
+            self._buffer += self.socket.message()
         found, self._buffer = self._buffer[:count], self._buffer[count:]
         return found
-
-    def send(self, data: bytes) -> None:
-        self._protocol.send_binary(data)
-        self._flush()
 
     def shake_hands(self) -> str:
         """To the end of RFB's handshake; the desktop's name."""
@@ -224,14 +148,6 @@ class Display:
         self.send(b"\x01")
         head = self.read(24)
         return self.read(struct.unpack(">I", head[20:])[0]).decode()
-
-    def close(self) -> None:
-        """Politely, without waiting for the answer."""
-        with suppress(OSError, InvalidState):
-            if self._protocol.state is State.OPEN:
-                self._protocol.send_close(1000)
-                self._flush()
-        self.line.close()
 
     def __enter__(self) -> Self:
         return self

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.hypervisors.websocket import Ended, Refused
 from tests.vsphere.client import (
     Display,
-    Ended,
-    Refused,
     done,
     eventually,
     find_host,
