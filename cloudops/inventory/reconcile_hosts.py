@@ -57,10 +57,16 @@ def mark_unreachable(endpoint: Endpoint, error: HypervisorError, notices: Notice
     if isinstance(error, CertificateMismatch):
         certificates.note_offered(endpoint, error, now=notices.now)
     rows = list(Host.objects.filter(endpoint=endpoint))
-    reason = (error.code[:64], error.detail or error.title, error.remedy)
+    reason = (error.code[:64], _lasting(error), error.remedy)
     changed = [row for row in rows if _set_unreachable(row, reason, notices)]
     overwrite(changed, _OBSERVED)
     _forget_power([row for row in rows if row.connection == Connection.UNREACHABLE], notices)
+
+
+def _lasting(error: HypervisorError) -> str:
+    """Its words without when the next attempt is (``backoff``), which is over before anybody reads it."""
+    words = error.detail or error.title
+    return words.rpartition(" Next attempt in ")[0] or words if "retry_seconds" in error.numbers else words
 
 
 def _adopt(endpoint: Endpoint, by_ref: dict[str, Host], facts: Sequence[HostFacts]) -> None:

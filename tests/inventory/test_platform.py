@@ -12,7 +12,15 @@ from django.test.utils import CaptureQueriesContext
 
 from cloudops.core.errors import Invalid
 from cloudops.core.models import Event
-from cloudops.hypervisors.port import CertificateMismatch, EventKind, HostFacts, HostNotConnected, HypervisorEvent
+from cloudops.hypervisors.backoff import Backoff
+from cloudops.hypervisors.port import (
+    CertificateMismatch,
+    EventKind,
+    HostFacts,
+    HostNotConnected,
+    HypervisorEvent,
+    Unreachable,
+)
 from cloudops.inventory import certificates, clusters, hosts, sync
 from cloudops.inventory.certificates import Served
 from cloudops.inventory.models import Cluster, Endpoint, Host, HostTag, Vm
@@ -197,6 +205,24 @@ class TestOneHost:
         again(2)
         assert Host.objects.get(pk=lost.pk).connection == "up"
         assert heard.all("host_back", "host_ids") == [lost.pk]
+
+    def test_the_same_failure_is_written_once_however_long_until_the_next_attempt(
+        self, vcenter: FakeHypervisor
+    ) -> None:
+        add()
+        lost = Unreachable("refused")
+        backoff = Backoff()
+        backoff.failed(lost)
+        vcenter.error = lost
+        again(1)
+        with pytest.raises(Unreachable) as told:
+            backoff.check()
+        assert "Next attempt in" in told.value.detail
+        vcenter.error = told.value
+        with CaptureQueriesContext(connection) as seen:
+            again(2)
+        assert not [query for query in seen if query["sql"].startswith('INSERT INTO "inventory_host"')]
+        assert set(Host.objects.values_list("error_detail", flat=True)) == {"refused"}
 
     def test_in_the_platforms_maintenance_is_known_and_told(self, vcenter: FakeHypervisor, heard: Heard) -> None:
         add()
