@@ -24,7 +24,7 @@ def vcenter(request: pytest.FixtureRequest) -> Iterator[FakeVcenter]:
 class TestVsphere(HypervisorContract):
     @pytest.fixture
     def subject(self, vcenter: FakeVcenter) -> Iterator[Subject]:
-        spec = vcenter.spec(timeout_seconds=3.0)
+        spec = vcenter.spec(timeout_seconds=15.0)
         with opened(spec) as hypervisor:
             vms = hypervisor.vms()
         yield Subject(

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import pytest
 from pyVmomi import vim, vmodl
 
+from cloudops.hypervisors.backoff import FIRST_DELAY_SECONDS
 from cloudops.hypervisors.port import EventKind, Hypervisor, HypervisorEvent, PowerAction, PowerState, Unreachable
 from cloudops.hypervisors.vsphere.changes import Changes
+from cloudops.hypervisors.vsphere.driver import VsphereHypervisor
 from tests.hypervisors.contract import Events, eventually, opened
 from tests.vsphere.fake import FakeVcenter, HostPlan, VmPlan
 
@@ -19,7 +21,7 @@ Update = Collector.ObjectUpdate
 
 @pytest.fixture
 def hypervisor(vcenter: FakeVcenter) -> Iterator[Hypervisor]:
-    with opened(vcenter.spec(timeout_seconds=4.0)) as hypervisor:
+    with opened(vcenter.spec(timeout_seconds=6.0)) as hypervisor:
         yield hypervisor
 
 
@@ -107,7 +109,7 @@ def test_a_stale_version_begins_anew(vcenter: FakeVcenter, hypervisor: Hyperviso
 
 def test_truncated_updates_are_put_together(vcenter: FakeVcenter) -> None:
     vcenter.faults.truncate_updates(1)
-    with opened(vcenter.spec(timeout_seconds=4.0)) as hypervisor:
+    with opened(vcenter.spec(timeout_seconds=6.0)) as hypervisor:
         events = Events()
         hypervisor.subscribe(events)
         events.wait(EventKind.CONNECTED)
@@ -120,11 +122,15 @@ def test_truncated_updates_are_put_together(vcenter: FakeVcenter) -> None:
             events.wait(EventKind.VM_CHANGED, _ref(vcenter, name))
 
 
-def test_a_vcenter_that_goes_and_comes_back(vcenter: FakeVcenter, hypervisor: Hypervisor, events: Events) -> None:
+def test_a_vcenter_that_goes_and_comes_back(vcenter: FakeVcenter) -> None:
+    hypervisor = VsphereHypervisor(vcenter.spec(timeout_seconds=6.0))
+    events = Events()
+    hypervisor.subscribe(events)
+    events.wait(EventKind.CONNECTED)
     since = len(events.seen)
     vcenter.faults.down("vcenter")
     events.wait(EventKind.DISCONNECTED, since=since)
-    time.sleep(1.2)  # it is tried again, and told once
+    eventually(lambda: hypervisor._session.backoff.wait_seconds > FIRST_DELAY_SECONDS)  # it was tried again, in vain
     assert sum(event.kind is EventKind.DISCONNECTED for event in events.seen) == 1
     lost = next(event for event in events.seen if event.kind is EventKind.DISCONNECTED)
     assert lost.detail
@@ -132,6 +138,7 @@ def test_a_vcenter_that_goes_and_comes_back(vcenter: FakeVcenter, hypervisor: Hy
     events.wait(EventKind.CONNECTED, since=since)
     hypervisor.power(_ref(vcenter), PowerAction.STOP)
     events.wait(EventKind.VM_CHANGED, _ref(vcenter), PowerState.OFF)
+    hypervisor.close()
 
 
 def test_a_vcenter_that_freezes_is_noticed(vcenter: FakeVcenter) -> None:
@@ -147,7 +154,7 @@ def test_a_vcenter_that_freezes_is_noticed(vcenter: FakeVcenter) -> None:
 
 
 def test_quiet_times_are_no_gaps(vcenter: FakeVcenter) -> None:
-    with opened(vcenter.spec(timeout_seconds=2.0)) as hypervisor:
+    with opened(vcenter.spec(timeout_seconds=3.0)) as hypervisor:
         events = Events()
         hypervisor.subscribe(events)
         events.wait(EventKind.CONNECTED)
