@@ -44,14 +44,14 @@ def copying(progress: dict[str, Any]) -> str:
 def under_way(row: VmMigration, now: datetime) -> str:
     """How far it is, or what is waited for while nothing flows."""
     waited_seconds = (now - row.copying_since).total_seconds() if row.copying_since else 0.0
-    tells_when = row.target.endpoint.kind != Kind.LIBVIRT or waited_seconds < REACHING_SECONDS
+    tells_when = row.target.endpoint.kind == Kind.VSPHERE or waited_seconds < REACHING_SECONDS
     if row.progress.get("memory_total_mib") or tells_when:
         return copying(row.progress)
     return reaching(row.source.name, row.target.name)
 
 
 def reaching(source: str, target: str) -> str:
-    """While nothing has come of it yet; libvirt's, which cannot be stopped from trying."""
+    """While nothing has come of it yet, between libvirt daemons: vCenter says at once what it cannot do."""
     return (
         f"{source} tries to reach {target}. If it cannot, it gives up after about two minutes and cannot be stopped "
         f"from that; check {target}'s migration URI meanwhile."
