@@ -50,12 +50,16 @@ def command(state: Path, *options: str) -> list[str]:
 
 @pytest.fixture
 def running(service_dir: Path) -> Iterator[tuple[subprocess.Popen[str], Path, int]]:
-    """A demo without guests that has said it runs: its process, its state and its port."""
+    """A demo without guests, but with vCenter, that has said it runs: its process, its state and its port."""
     state, port = service_dir / "demo", free_port()
     log = service_dir / "output"
     with log.open("w") as output:
         demo = subprocess.Popen(
-            command(state, "--no-guests", f"--port={port}"), cwd=ROOT, stdout=output, stderr=output, text=True
+            command(state, "--no-guests", "--vsphere", f"--port={port}"),
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            text=True,
         )
     try:
         deadline = time.monotonic() + START_SECONDS
