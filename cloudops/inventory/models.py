@@ -469,3 +469,10 @@ class Vm(models.Model):
     @property
     def is_running(self) -> bool:
         return self.power_state == PowerState.RUNNING
+
+    @property
+    def ceiling_vcpus(self) -> int | None:
+        """How far its vCPUs grow live where it is now: no VM has more than its host has threads. Needs
+        ``select_related("host")``."""
+        threads = self.host.total_cpu_threads
+        return self.max_vcpus and max(self.vcpus, min(self.max_vcpus, threads or self.max_vcpus))

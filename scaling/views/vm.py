@@ -21,7 +21,7 @@ from cloudops.core import pages, runtime
 from cloudops.core.actors import Actor
 from cloudops.core.models import RuntimeSettings
 from cloudops.core.requests import actor_of
-from cloudops.hypervisors.port import ScalingFacts
+from cloudops.hypervisors.port import Kind, ScalingFacts
 from cloudops.inventory import access, vms
 from cloudops.inventory.models import Vm
 from scaling import headroom, history, resizes, sizes, telling_resizes
@@ -82,8 +82,8 @@ def facts(vm: Vm, user: User, *, settings: RuntimeSettings) -> dict[str, Any]:
         "wanted_words": size_words(has.wanted) if has.wanted != has.size else "",
         "guest_words": "" if has.guest_memory_mib is None else f"has {has.guest_memory_mib:,} MiB of memory",
         "version_words": _version_words(vm),
-        "ceiling_words": _ceiling_words(has.ceiling),
-        "ceiling_source": _source_words(has, running=vm.is_running),
+        "ceiling_words": _ceiling_words(vm, has.ceiling),
+        "ceiling_source": _source_words(vm, has),
         "next": _waiting(has.next_start),
         "lack": lack,
         "running": next((one for one in lines if one.running), None),
@@ -98,17 +98,19 @@ def _version_words(vm: Vm) -> str:
     return f"as it was in version {vm.offering_version}; it is at version {offering.version} now"
 
 
-def _ceiling_words(ceiling: ScalingFacts | None) -> str:
+def _ceiling_words(vm: Vm, ceiling: ScalingFacts | None) -> str:
     if ceiling is None:
         return "not known: its hypervisor does not tell"
-    return f"{amount(ceiling.max_vcpus, 'vCPU')}, {amount(ceiling.max_memory_mib, 'MiB')}"
+    return f"{amount(vm.ceiling_vcpus or ceiling.max_vcpus, 'vCPU')}, {amount(ceiling.max_memory_mib, 'MiB')}"
 
 
-def _source_words(has: VmSizes, *, running: bool) -> str:
+def _source_words(vm: Vm, has: VmSizes) -> str:
     if has.ceiling is None:
         return ""
+    if vm.host.endpoint.kind == Kind.VSPHERE:
+        return "as vSphere's hot add allows"
     if has.lack is not None:
-        return "fixed when it was started" if running else "as it is defined"
+        return "fixed when it was started" if vm.is_running else "as it is defined"
     capped = ", as much as its host has" if has.next_ceiling.capped else ""
     return f"from {SOURCES[has.next_ceiling.source]}{capped}"
 

@@ -69,6 +69,15 @@ def test_the_vm_page_leads_to_the_card_and_the_card_to_the_resize_page(world: Wo
     assert _scale(world) in client.get("/my/vms/").content.decode()
 
 
+def test_nobody_is_told_of_more_vcpus_than_the_host_has_threads(world: World) -> None:
+    vm, client = world.simulated, _client(world)
+    threads = vm.host.total_cpu_threads
+    assert vm.vcpus < threads < 768
+    Vm.objects.filter(pk=vm.pk).update(max_vcpus=768, scaling={**(vm.scaling or {}), "max_vcpus": 768})
+    assert f"Grows live to {threads} vCPUs" in _text(client.get(f"/vms/{vm.pk}/size/"))
+    assert f"ceiling {threads} " in _text(client.get(f"/vms/{vm.pk}/"))
+
+
 def test_who_may_only_look_is_offered_nothing_to_do(world: World) -> None:
     Membership.objects.filter(pk=world.member_membership.pk).update(can_scale=False)
     client, vm = _client(world, "member"), world.simulated
