@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.cache import cache
@@ -21,6 +22,7 @@ from pytest_django import DjangoDbBlocker
 
 from cloudops.lab.services import PrivatePostgres, PrivateRedis
 from placement import mirror
+from tests.longest_first import LongestFirst
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_MARKERS = {"real", "e2e", "fault"}
@@ -48,6 +50,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LongestFirst | None:
+    return LongestFirst(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def _is_out_of_sight(path: Path) -> bool:

@@ -8,9 +8,12 @@ import re
 import socket
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+
+from tests.longest_first import LONGEST, to_the_front
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL_PACKAGES = {"cloudops", "consoles", "placement", "scaling", "tests", "bench", "docs"}
@@ -70,6 +73,8 @@ def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
 
 SKIPS_ONE_BY_ONE = """
 import pytest
+
+from tests.longest_first import LONGEST, to_the_front
 @pytest.mark.real
 def test_hypervisor(): pytest.skip("no hypervisor here")
 @pytest.mark.e2e
@@ -93,6 +98,13 @@ def test_a_skipped_real_part_fails_a_strict_run(tmp_path: Path, strict: dict[str
     )
     assert outcome in done.stdout.splitlines()[-1]
     assert (done.returncode == 0) is (not strict)
+
+
+def test_the_longest_files_are_there_and_given_out_first() -> None:
+    assert [name for name in LONGEST if not (ROOT / name).is_file()] == []
+    waiting: OrderedDict[str, None] = OrderedDict.fromkeys(["tests/short.py", LONGEST[2], LONGEST[0]])
+    to_the_front(waiting)
+    assert list(waiting) == [LONGEST[0], LONGEST[2], "tests/short.py"]
 
 
 def test_the_demo_names_a_taken_port_and_the_way_out(tmp_path: Path) -> None:
