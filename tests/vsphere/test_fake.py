@@ -325,6 +325,10 @@ def test_a_fault_of_a_call_and_latency(vcenter: FakeVcenter, instance: Any) -> N
 
 def test_logging_out_ends_the_session(vcenter: FakeVcenter) -> None:
     instance = log_in(vcenter)
+    known = len(vcenter.world.objects)
+    view_filter(instance, {vim.VirtualMachine: ["name"]})
     assert len(vcenter.service.sessions) == 1
+    assert len(vcenter.world.objects) == known + 1
     log_out(instance)
     assert not vcenter.service.sessions
+    assert len(vcenter.world.objects) == known, "its views end with it"

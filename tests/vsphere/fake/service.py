@@ -186,6 +186,10 @@ class Service:
     def log_out(self, session: Session) -> None:
         session.is_over = True
         self.sessions.pop(session.key, None)
+        with self.world.lock:
+            own = f"session[{session.key[:8]}]"
+            for name in [one for one in self.world.objects if one.startswith(own)]:
+                del self.world.objects[name]
         self.wake()
 
     def expire_sessions(self) -> None:

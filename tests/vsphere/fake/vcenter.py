@@ -82,6 +82,8 @@ class FakeVcenter:
         if loop is not None and self._stop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(START_SECONDS)
+        if self._thread.is_alive():
+            raise TimeoutError("the fake vCenter did not stop")
 
     def _run(self) -> None:
         try:
