@@ -16,8 +16,10 @@ from django.db import transaction
 
 from cloudops.core import events, live, runtime
 from cloudops.core.actors import Actor, system
+from cloudops.core.models import Tick
 from cloudops.core.operations import OperationRunning
 from cloudops.core.queue import enqueue
+from cloudops.core.ticks import claim_tick
 from cloudops.hypervisors.port import PowerState, ScalingFacts, Shape
 from cloudops.inventory import endpoints, hosts
 from cloudops.inventory.models import Vm
@@ -29,6 +31,7 @@ from scaling.values import Size, Wanted
 KIND: Final = "vm.next_size"
 TASK: Final = "scaling.tasks.define_while_off"
 EXPIRES_SECONDS: Final = 10.0
+AGAIN_SECONDS: Final = 30.0
 SCALING: Final[Actor] = system("scaling")
 
 
@@ -107,6 +110,7 @@ def _clear(row: VmSize, *, headroom_waits: bool = False) -> None:
     row.next_headroom = headroom_waits
     if not headroom_waits:
         row.next_by_name, row.next_at = "", None
+        Tick.objects.filter(name=_tick(row.pk)).delete()
     row.save()
 
 
@@ -129,7 +133,9 @@ def _follow(vm_id: UUID, now: datetime) -> bool:
             return False
         if vm.power_state in {PowerState.OFF, PowerState.CRASHED}:
             _note_off(row)
-            if when_off.needed(vm) and not _is_defined(row, vm):
+            due = when_off.needed(vm) and not _is_defined(row, vm)
+            # What its platform refuses is not asked for at every look.
+            if due and claim_tick(_tick(vm_id), interval_seconds=AGAIN_SECONDS, now=now):
                 transaction.on_commit(partial(enqueue, TASK, str(vm.pk), expires_seconds=EXPIRES_SECONDS), robust=True)
             return False
         if vm.power_state != PowerState.RUNNING or not _was_started_with_it(vm, row):
@@ -144,6 +150,10 @@ def _note_off(row: VmSize) -> None:
     if row.next_size is not None and not row.next_size.get("off"):
         row.next_size = {**row.next_size, "off": True}
         row.save(update_fields=["next_size"])
+
+
+def _tick(vm_id: UUID) -> str:
+    return f"define-while-off:{vm_id}"
 
 
 def _is_defined(row: VmSize, vm: Vm) -> bool:

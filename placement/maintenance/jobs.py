@@ -14,7 +14,7 @@ from cloudops.core import live, runtime
 from cloudops.core.actors import Actor, ActorKind
 from cloudops.core.queue import enqueue
 from placement.maintenance.errors import JobOver
-from placement.models import Maintenance, MaintenanceHostStatus, MaintenanceStatus
+from placement.models import Maintenance, MaintenanceHostStatus, MaintenanceStatus, Platform
 
 TASK: Final = "placement.tasks.advance_maintenance"
 OVER: Final = frozenset({MaintenanceStatus.COMPLETED, MaintenanceStatus.CANCELLED})
@@ -60,4 +60,5 @@ def tell(job: Maintenance, host_ids: Iterable[UUID] = ()) -> None:
 def purge(*, now: datetime) -> int:
     """Removes jobs that ended as long ago as audit events are kept; returns how many rows went."""
     horizon = now - timedelta(days=runtime.current().audit_retention_days)
-    return Maintenance.objects.filter(ended_at__lt=horizon).delete()[0]
+    over = Maintenance.objects.filter(ended_at__lt=horizon)
+    return over.exclude(hosts__platform=Platform.LEAVING).delete()[0]

@@ -110,6 +110,8 @@ def follow(row_id: int, *, clock: Clock) -> str:
     try:
         if row.platform == Platform.LEAVING:
             _leave(row, clock)
+        elif _leaves_by_another(row):
+            _later(row, LOOK_SECONDS, clock(), attempts=0, detail=words.leaves_first(row.host))
         else:
             inside = _call(row, _look(row.host.ref))
             _note_inside(row, inside, clock())
@@ -120,6 +122,12 @@ def follow(row_id: int, *, clock: Clock) -> str:
     except HypervisorError as error:
         _failed(row, error, clock())
     return str(row.platform)
+
+
+def _leaves_by_another(row: MaintenanceHost) -> bool:
+    """An earlier maintenance still takes it out: what is seen meanwhile is neither ours nor others'."""
+    rows = MaintenanceHost.objects.filter(host=row.host_id, platform=Platform.LEAVING)
+    return rows.exclude(pk=row.pk).exists()
 
 
 def _enter(row: MaintenanceHost, inside: bool, clock: Clock) -> None:

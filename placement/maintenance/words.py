@@ -188,6 +188,10 @@ def leaving(host: Host) -> str:
     return f"{platform_of(host)} takes it out of its own maintenance mode."
 
 
+def leaves_first(host: Host) -> str:
+    return f"An earlier maintenance still takes it out of the maintenance mode of {platform_of(host)}; then it enters."
+
+
 def ended_outside(host: Host) -> str:
     return (
         f"Somebody took it out of the maintenance mode of {platform_of(host)}. CloudOps still places nothing on it "

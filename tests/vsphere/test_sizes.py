@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from cloudops.core import crypto
 from cloudops.core.actors import Actor, ActorKind
 from cloudops.core.models import Operation
 from cloudops.hypervisors import registry
-from cloudops.hypervisors.port import PowerAction
+from cloudops.hypervisors.port import NoPermission, PowerAction
 from cloudops.inventory import clusters, power, sync
 from cloudops.inventory.models import Endpoint, Host, Offering, OfferingKind, Vm
 from placement import capacity, mirror, power_claims
@@ -185,6 +186,25 @@ def test_prepared_for_live_scaling_it_is_switched_on_once_it_is_off(site: Site) 
     site.follow()
     assert not VmSize.objects.get(vm__name="fixed").next_headroom
     assert headroom.lacks(planning.read(site.vm("fixed"))) is None
+
+
+def test_what_its_platform_refuses_while_it_is_off_is_not_asked_for_all_the_time(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(next_start, "enqueue", lambda task, vm, **_: asked.append((task, vm)))
+    headroom.prepare(site.vm("fixed"), by=BY, now=timezone.now())
+    site.power("fixed", PowerAction.STOP)
+    for _ in range(5):
+        next_start.follow(now=timezone.now())
+    vm = site.vm("fixed")
+    assert asked == [(next_start.TASK, str(vm.pk))]
+    site.vcenter.faults.deny("VirtualMachine.Config.CPUCount", "fixed")
+    with pytest.raises(NoPermission):
+        next_start.define_while_off(vm, now=timezone.now())
+    assert Operation.objects.filter(kind=next_start.KIND, status="failed").count() == 1
+    next_start.follow(now=timezone.now() + timedelta(seconds=31))
+    assert len(asked) == 2
 
 
 def test_a_size_for_the_next_start_waits_until_it_is_off(site: Site) -> None:

@@ -286,6 +286,20 @@ def test_a_worker_that_dies_leaves_rows_that_the_next_goes_on_from(
     assert not inside(first)
 
 
+def test_the_next_maintenance_of_a_host_waits_until_the_last_has_left(world: Drains) -> None:
+    """What is seen meanwhile is not taken for somebody else's."""
+    first, *_ = fleet(world, seconds=0, vms=0)
+    job = world.start(first)
+    world.until_status(job, "holding")
+    simulated.add_maintenance_fault(first.endpoint.uri, MaintenanceFault(Busy, "not now", leave=True, count=2))
+    maintenance.complete(job, by=BY, now=world.now)
+    again = world.start(first)
+    world.until(lambda: "An earlier maintenance" in row_of(again).platform_detail)
+    world.until_status(again, "holding")
+    assert (row_of(job).platform, row_of(again).platform) == (Platform.LEFT, Platform.ENTERED)
+    assert inside(first)
+
+
 def test_a_vm_that_comes_meanwhile_is_moved_first(world: Drains) -> None:
     first, *_ = fleet(world, seconds=60)
     job = world.start(first)
