@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID, uuid4
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, Model, Q, QuerySet
 
 from cloudops.core.models import Operation
 from cloudops.inventory.models import Vm
 from placement import statements, versions
 from placement.errors import AlreadyClaimed, CapacityGone, NothingIncoming
-from placement.models import Claim, ClaimKind, Decision, HostCapacity
+from placement.models import Claim, ClaimKind, HostCapacity
 
 
 def take(
@@ -62,12 +62,12 @@ def take(
 def insert(
     claim: Claim,
     *,
-    decision: Decision | None = None,
+    beside: Sequence[Model] = (),
     structure: int | None = None,
     ignore_hold: bool = False,
     ignore_schedulable: bool = False,
 ) -> bool:
-    """Takes the room and writes the claim, with the ``decision`` that led to it where there is one, all or nothing.
+    """Takes the room and writes the claim, with the rows ``beside`` it (what led to it), all or nothing.
 
     False, and nothing is changed, when the host cannot take it (any more), or is not what was decided on: ``structure``
     stands for its cluster, tags, networks and storage.
@@ -76,17 +76,16 @@ def insert(
     if connection.vendor == "postgresql":
         parameters = statements.values_of(claim)
         parameters |= {name: statements.as_text(value) for name, value in terms.items()}
-        if decision is not None:
-            parameters |= statements.values_of(decision, prefix=statements.DECISION)
-        return statements.run(statements.take_postgres(with_decision=decision is not None), parameters).count == 1
+        for row in beside:
+            parameters |= statements.values_of(row, prefix=statements.prefix_of(type(row)))
+        return statements.run(statements.take_postgres(*map(type, beside)), parameters).count == 1
     with connection.cursor() as cursor, transaction.atomic():
         room = {"host_id": statements.key_of(claim.host_id), "vcpus": claim.vcpus, "memory_mib": claim.memory_mib}
         cursor.execute(statements.take_room(), room | terms)
         if cursor.rowcount != 1:
             return False
-        claim.save(force_insert=True)
-        if decision is not None:
-            decision.save(force_insert=True)
+        for row in (claim, *beside):
+            row.save(force_insert=True)
         return True
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 from django.db import connection, transaction
@@ -119,15 +120,17 @@ def place(
             adopted=False,
             created_at=now,
         )
-        with claims.once(claim), _together(kept):
-            owner.store(kept)
+        beside = (decision,) if kept.new is None else (kept.new, decision)
+        with claims.once(claim), _together():
             taken = claims.insert(
                 claim,
-                decision=decision,
+                beside=beside,
                 structure=ground.structure,
                 ignore_hold=ignore_hold,
                 ignore_schedulable=ignore_schedulable,
             )
+            if taken and kept.new is not None:
+                transaction.on_commit(partial(owner.stored, kept), robust=True)
         if taken:
             owner.claimed(ground, vcpus=spec.vcpus, memory_mib=spec.memory_mib)
             _tell()
@@ -136,9 +139,9 @@ def place(
     raise CapacityGone(f"Others were quicker {ATTEMPTS} times.", attempts=ATTEMPTS)
 
 
-def _together(kept: Kept) -> AbstractContextManager[None]:
+def _together() -> AbstractContextManager[None]:
     """A transaction or a savepoint, but where one statement does everything by itself."""
-    alone = connection.vendor == "postgresql" and kept.new is None and not connection.in_atomic_block
+    alone = connection.vendor == "postgresql" and not connection.in_atomic_block
     return nullcontext() if alone else transaction.atomic()
 
 
@@ -245,12 +248,18 @@ def explain(decision: Decision) -> Explained:
     """
     if decision.snapshot is None:
         raise DecisionTooOld()
-    fleet = Fleet.decode(bytes(decision.snapshot.data))
+    fleet = _fleet(decision.snapshot)
     fleet.apply(bytes(decision.changes))
     spec = Spec.from_json(decision.spec)
     explained = Explained.of(spec, fleet)
     same = explained.summary == decision.summary
     return Explained(spec, fleet, explained.result, exact=same)
+
+
+def _fleet(snapshot: FleetSnapshot) -> Fleet:
+    if snapshot.base is None:
+        return Fleet.decode(bytes(snapshot.data))
+    return Fleet.decode(bytes(snapshot.base.data), bytes(snapshot.data))
 
 
 def for_tenant(decision: Decision) -> tuple[str, ...]:
@@ -285,5 +294,8 @@ def purge(*, now: datetime, batch: int = 5_000) -> int:
         if len(ids) < batch:
             break
     unused = now - 2 * mirror.SNAPSHOT_AGE
-    FleetSnapshot.objects.filter(taken_at__lt=unused).exclude(pk__in=Decision.objects.values("snapshot")).delete()
+    told = Decision.objects.filter(snapshot__isnull=False).values("snapshot")
+    bases = FleetSnapshot.objects.filter(base__isnull=False).values("base")
+    for _ in range(2):  # those that differ from others go first, then what they differ from
+        FleetSnapshot.objects.filter(taken_at__lt=unused).exclude(pk__in=told).exclude(pk__in=bases).delete()
     return removed

@@ -336,7 +336,8 @@ class Fleet:
         return len(structure).to_bytes(4, "little") + structure + load
 
     @classmethod
-    def decode(cls, data: bytes) -> Self:
+    def decode(cls, data: bytes, difference: bytes = b"") -> Self:
+        """What was encoded, with what :meth:`difference` told of it later."""
         size = int.from_bytes(data[:4], "little")
         structure = Structure.decode(data[4 : 4 + size])
         reader = _Reader(zlib.decompress(data[4 + size :]), 0)
@@ -344,7 +345,10 @@ class Fleet:
         for name, kind in LOAD:
             item = np.dtype(kind)
             columns[name] = np.frombuffer(reader.take(item.itemsize * len(structure)), item).copy()
-        return cls(structure, **columns)
+        fleet = cls(structure, **columns)
+        if difference:
+            fleet.apply(zlib.decompress(difference))
+        return fleet
 
     def changes(self, places: Collection[int], claims: Collection[int] = ()) -> bytes:
         """These hosts' entries, for :meth:`apply` on an older copy; of hosts in ``claims`` only what is claimed."""
@@ -359,6 +363,10 @@ class Fleet:
         for name in (kind.names or ())[1:]:
             packed[name] = getattr(self, name)[wanted]
         return packed.tobytes()
+
+    def difference(self, places: Collection[int], claims: Collection[int] = ()) -> bytes:
+        """:meth:`changes`, compressed, for :meth:`decode` beside a whole fleet."""
+        return zlib.compress(self.changes(places, claims), COMPRESSION)
 
     def apply(self, changes: bytes) -> None:
         """Brings this copy up to where :meth:`changes` was called."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import chain
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -27,8 +28,10 @@ from placement.models import FleetSnapshot
 
 RELOAD_SHARE = 50
 """Everything is read again after so many times what reading it took: it costs at most a fiftieth of the time."""
-SNAPSHOT_CHANGES = 48, 256
-"""So many hosts may differ from a snapshot before there is a new one: few where a snapshot costs little."""
+SNAPSHOT_CHANGES = 48
+"""So many hosts may differ from a snapshot before there is a new one: they are stored with every decision."""
+BASE_CHANGES = 4, 4_096
+"""The new one is what differs from a whole one, as long as that is at most a fourth of the fleet, and so many hosts."""
 SNAPSHOT_AGE = timedelta(hours=1)
 LATELY_SECONDS = 0.02
 SQLITE_OVERLAP = 64
@@ -88,6 +91,15 @@ class Changed:
 
 
 @dataclass
+class Stored:
+    """A snapshot that others may use, and what differs from it now."""
+
+    id: UUID
+    taken_at: datetime
+    changed: Changed = field(default_factory=Changed)
+
+
+@dataclass
 class Mirror:
     """One fleet and what is known about its age. Use :func:`current`."""
 
@@ -102,9 +114,9 @@ class Mirror:
     _unsure: set[str] = field(default_factory=set)
     _loaded_at: float = 0.0
     _load_seconds: float = 0.0
-    _snapshot: tuple[UUID, datetime] | None = None
-    _changed: Changed = field(default_factory=Changed)
-    _pending: dict[UUID, Changed] = field(default_factory=dict)
+    _base: Stored | None = None
+    _snapshot: Stored | None = None
+    _pending: dict[UUID, list[Stored]] = field(default_factory=dict)
 
     @contextmanager
     def up_to_date(
@@ -152,31 +164,43 @@ class Mirror:
         """What the fleet is at this moment, to be stored with a decision. Within :meth:`up_to_date`."""
         if self.fleet is None:
             raise AssertionError("only within up_to_date")
-        if self._snapshot is not None and len(self._changed) <= self._most_changes():
-            snapshot_id, taken_at = self._snapshot
-            if taken_at > now - SNAPSHOT_AGE:
-                return Kept(snapshot_id, self.fleet.changes(self._changed.more, self._changed.claims), None)
-        row = FleetSnapshot(pk=uuid4(), taken_at=now, hosts=len(self.fleet), data=self.fleet.encode())
-        self._pending[row.pk] = Changed()
+        near, base, fleet = self._usable(self._snapshot, now), self._usable(self._base, now), self.fleet
+        if near is not None and len(near.changed) <= SNAPSHOT_CHANGES:
+            return Kept(near.id, fleet.changes(near.changed.more, near.changed.claims), None)
+        if base is not None and len(base.changed) > self._most_changes(fleet):
+            base = None
+        data = fleet.encode() if base is None else fleet.difference(base.changed.more, base.changed.claims)
+        values = {"taken_at": now, "hosts": len(fleet), "data": data, "base_id": None if base is None else base.id}
+        row = statements.made(FleetSnapshot, id=uuid4(), **values)
+        # A whole one becomes base and snapshot, each with differences of its own from then on.
+        self._pending[row.pk] = [Stored(row.pk, now) for _ in range(2 if base is None else 1)]
         while len(self._pending) > MOST_PENDING:
             self._pending.pop(next(iter(self._pending)))
         return Kept(row.pk, b"", row)
 
-    def _most_changes(self) -> int:
-        least, most = SNAPSHOT_CHANGES
-        return min(most, max(least, len(self.fleet or ()) // 40))
+    @staticmethod
+    def _usable(stored: Stored | None, now: datetime) -> Stored | None:
+        return stored if stored is not None and stored.taken_at > now - SNAPSHOT_AGE else None
+
+    @staticmethod
+    def _most_changes(fleet: Fleet) -> int:
+        share, most = BASE_CHANGES
+        return min(most, len(fleet) // share)
 
     def store(self, kept: Kept) -> None:
         """Writes the snapshot, where it is new, in the caller's transaction; others use it once that is committed."""
         if kept.new is not None:
             kept.new.save(force_insert=True)
-            transaction.on_commit(partial(self._committed, kept.snapshot_id, kept.new.taken_at), robust=True)
+            transaction.on_commit(partial(self.stored, kept), robust=True)
 
-    def _committed(self, snapshot_id: UUID, taken_at: datetime) -> None:
+    def stored(self, kept: Kept) -> None:
+        """The snapshot, where it is new, is committed."""
         with self.lock:
-            changed = self._pending.pop(snapshot_id, None)
-            if changed is not None:
-                self._snapshot, self._changed = (snapshot_id, taken_at), changed
+            for one in self._pending.pop(kept.snapshot_id, ()):
+                if self._snapshot is not None and self._snapshot.id == one.id:
+                    self._base = one
+                else:
+                    self._snapshot = one
 
     def forget(self) -> None:
         """Everything is read again when it is next needed."""
@@ -185,11 +209,13 @@ class Mirror:
             self._forget_snapshots()
 
     def _forget_snapshots(self) -> None:
-        self._snapshot, self._changed, self._pending = None, Changed(), {}
+        self._base, self._snapshot, self._pending = None, None, {}
 
     def _note(self, *, claims: Iterable[int] = (), more: Iterable[int] = ()) -> None:
-        for changed in (self._changed, *self._pending.values()):
-            changed.add(claims, more)
+        claims, more = tuple(claims), tuple(more)
+        for stored in (self._base, self._snapshot, *chain.from_iterable(self._pending.values())):
+            if stored is not None:
+                stored.changed.add(claims, more)
 
     def _load(self, now: datetime) -> None:
         started = time.monotonic()

@@ -28,7 +28,7 @@ from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGconn
 
 from placement import versions
-from placement.models import Claim, Decision, HostCapacity
+from placement.models import Claim, HostCapacity
 
 TAKE_ROOM = """
 UPDATE placement_hostcapacity SET
@@ -44,7 +44,6 @@ WHERE host_id = %(host_id)s
               WHERE h.id = %(host_id)s AND (h.schedulable OR %(any_will)s) AND h.connection = 'up'
                 AND NOT h.platform_maintenance)
 """
-DECISION = "decision_"
 TERMS = ("any_hold", "any_will", "structure")
 M = TypeVar("M", bound=Model)
 _JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False)
@@ -82,20 +81,24 @@ class Answer:
 
 
 @cache
-def take_postgres(*, with_decision: bool) -> Statement:
-    """Takes the room and inserts the claim, and the decision; does nothing when there is no room."""
-    parts = [
-        f"WITH taken AS ({TAKE_ROOM.format(version=versions.POSTGRES_NOW)} RETURNING host_id)",
-        _insert(Claim, source="taken"),
-    ]
-    names = [*TERMS, *(name for name, _ in _columns(Claim, ""))]
+def take_postgres(*more: type[Model]) -> Statement:
+    """Takes the room and inserts the claim, and a row of each of these models, with their names before the columns';
+    does nothing when there is no room."""
+    rows: list[tuple[type[Model], str]] = [(Claim, ""), *((model, prefix_of(model)) for model in more)]
+    parts = [f"WITH room AS ({TAKE_ROOM.format(version=versions.POSTGRES_NOW)} RETURNING host_id)"]
+    names: list[str] = [*TERMS]
     binary: set[str] = set()
-    if with_decision:
-        parts[1] = f", claimed AS ({parts[1]} RETURNING host_id)"
-        parts.append(_insert(Decision, source="claimed", prefix=DECISION))
-        names += [name for name, _ in _columns(Decision, DECISION)]
-        binary = {f"{DECISION}{one.column}" for one in Decision._meta.concrete_fields if isinstance(one, BinaryField)}
+    for number, (model, prefix) in enumerate(rows, 1):
+        insert = _insert(model, source="room", prefix=prefix)
+        parts.append(insert if number == len(rows) else f", part_{number} AS ({insert})")
+        names += [name for name, _ in _columns(model, prefix)]
+        binary |= {f"{prefix}{one.column}" for one in model._meta.concrete_fields if isinstance(one, BinaryField)}
     return Statement("\n".join(parts), tuple(names), frozenset(binary))
+
+
+def prefix_of(model: type[Model]) -> str:
+    """What the names of such a row's values begin with, beside a claim's."""
+    return f"{model._meta.model_name}_"
 
 
 def take_room() -> str:

@@ -37,6 +37,7 @@ class Migration(migrations.Migration):
                 ('taken_at', models.DateTimeField(db_index=True)),
                 ('hosts', models.PositiveIntegerField()),
                 ('data', models.BinaryField()),
+                ('base', models.ForeignKey(blank=True, db_constraint=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='placement.fleetsnapshot')),
             ],
         ),
         migrations.CreateModel(

@@ -12,12 +12,18 @@ from cloudops.inventory.models import Host, Vm
 
 
 class FleetSnapshot(models.Model):
-    """The fleet's columns at one moment, compressed: what decisions were made on, shared by many of them."""
+    """The fleet's columns at one moment, compressed: what decisions were made on, shared by many of them.
+
+    With a ``base``, ``data`` is only what differs from that, which is whole.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     taken_at = models.DateTimeField(db_index=True)
     hosts = models.PositiveIntegerField()
     data = models.BinaryField()
+    base = models.ForeignKey(
+        "self", null=True, blank=True, db_constraint=False, on_delete=models.PROTECT, related_name="+"
+    )
 
     def __str__(self) -> str:
         return f"{self.hosts} hosts at {self.taken_at}"

@@ -70,6 +70,28 @@ def test_decisions_share_a_snapshot_once_it_is_committed(hosts: list[Host]) -> N
     assert sum(explained.fleet.memory_claimed_mib) == 4 * 2_048  # what was undone is not seen
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_new_snapshot_is_only_what_differs_from_a_whole_one_until_that_is_much(
+    hosts: list[Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "SNAPSHOT_CHANGES", 0)
+    placed: list[Decision] = []
+    for most in (3, 3, 3, 3, 0, 3, 3):  # so many of the three hosts may differ
+        monkeypatch.setattr(mirror, "BASE_CHANGES", (1, most))
+        placed.append(place(add_vm(f"vm-{len(placed)}", hosts[0])).decision)
+    used = [FleetSnapshot.objects.get(pk=str(one.snapshot_id)) for one in placed]
+    first, second = used[0].pk, used[4].pk
+    assert [one.base_id for one in used] == [None, first, first, first, None, second, second]
+    for number, one in enumerate(placed):
+        explained = decisions.explain(Decision.objects.get(pk=one.pk))
+        assert explained.exact
+        assert sum(explained.fleet.memory_claimed_mib) == 2_048 * number
+    Decision.objects.exclude(pk=placed[2].pk).delete()
+    decisions.purge(now=NOW + timedelta(hours=3))
+    assert {one.pk for one in FleetSnapshot.objects.all()} == {used[2].pk, used[2].base_id}
+    assert decisions.explain(Decision.objects.get(pk=placed[2].pk)).exact
+
+
 def test_an_undone_snapshot_is_used_by_nobody(hosts: list[Host]) -> None:
     vm = add_vm("vm", hosts[0])
     undone(lambda: place(vm))
