@@ -35,6 +35,7 @@ from schemathesis.specs.openapi.checks import (
 from cloudops import api
 from tests.api.conftest import World
 from tests.api.test_matrix import TABLE, Row, filled
+from tests.examples import examples
 
 POSITIVE_EXAMPLES = int(os.environ.get("CLOUDOPS_TEST_API_EXAMPLES", "5"))
 NEGATIVE_EXAMPLES = max(1, POSITIVE_EXAMPLES * 3 // 5)
@@ -136,10 +137,10 @@ def test_no_request_brings_the_api_down(world: World, label: str) -> None:
             _send(case, headers, [*CONFORMANCE, negative_data_rejection])
 
     valid = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
-    _bounded(POSITIVE_EXAMPLES)(given(case=valid, choice=st.randoms(use_true_random=False))(positive))()
+    _bounded(examples(POSITIVE_EXAMPLES))(given(case=valid, choice=st.randoms(use_true_random=False))(positive))()
     if _has_input(label):
         invalid = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
-        _bounded(NEGATIVE_EXAMPLES)(given(case=invalid)(negative))()
+        _bounded(examples(NEGATIVE_EXAMPLES))(given(case=invalid)(negative))()
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.expected[-1] < 300], ids=lambda row: f"{row[0]} {row[1]}")

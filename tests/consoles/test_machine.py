@@ -34,6 +34,7 @@ from consoles.models import ATTACHED, TRANSITIONS, ConsoleSession, Status
 from consoles.reasons import ClosedReason
 from consoles.sessions import Opened, Traffic
 from tests.consoles.world import actor, add_process, build
+from tests.examples import examples
 
 HOST_LIMIT, VM_LIMIT, USER_LIMIT, PROJECT_QUOTA = 3, 2, 2, 4
 REASONS = st.sampled_from(list(ClosedReason))
@@ -195,7 +196,7 @@ def test_consoles() -> None:
     run_state_machine_as_test(
         Consoles,
         settings=settings(
-            max_examples=25,
+            max_examples=examples(25),
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

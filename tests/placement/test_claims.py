@@ -19,6 +19,7 @@ from placement import capacity, claims, reconciling
 from placement.errors import AlreadyClaimed, CapacityGone, NothingIncoming
 from placement.models import Claim, ClaimKind, HostCapacity
 from placement.reconciling import DriftKind
+from tests.examples import examples
 from tests.placement.world import BY, NOW, add_cluster, add_host, add_vm, operation_on
 
 pytestmark = pytest.mark.django_db
@@ -261,5 +262,7 @@ class ClaimsMachine(RuleBasedStateMachine):
 
 
 def test_any_sequence_keeps_the_sums(db: None) -> None:
-    quick = settings(max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck))
+    quick = settings(
+        max_examples=examples(25), stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    )
     run_state_machine_as_test(ClaimsMachine, settings=quick)

@@ -22,6 +22,7 @@ from cloudops.inventory import endpoints
 from cloudops.inventory.models import Connection, Host, Vm
 from placement import fence, power_claims, vm_migrations
 from placement.models import Claim, ClaimKind, VmMigration
+from tests.examples import examples
 from tests.placement.moving import BY, Moving, claims_add_up, machine_example
 
 HOSTS, VMS = 3, 4
@@ -203,7 +204,7 @@ def test_migrations() -> None:
     run_state_machine_as_test(
         Migrations,
         settings=settings(
-            max_examples=25,
+            max_examples=examples(25),
             stateful_step_count=40,
             deadline=None,
             phases=[Phase.generate],  # which of two equal hosts is taken depends on random ids: no exact repetition

@@ -23,6 +23,7 @@ from placement import vm_migrations
 from placement.models import Claim, ClaimKind, HostCapacity, VmMigration
 from scaling import next_start, planning, resizes
 from scaling.models import Resize, VmSize
+from tests.examples import examples
 from tests.placement.moving import claims_add_up, machine_example
 from tests.scaling.world import BY, LEASE_OVER_SECONDS, Scaling, facts
 
@@ -243,7 +244,7 @@ def test_resizes() -> None:
     run_state_machine_as_test(
         Resizes,
         settings=settings(
-            max_examples=8,
+            max_examples=examples(8),
             stateful_step_count=25,
             deadline=None,
             phases=[Phase.generate],  # which of two equal hosts is taken depends on random ids: no exact repetition

@@ -27,6 +27,7 @@ from placement import maintenance, power_claims
 from placement.maintenance import advancing, platform
 from placement.maintenance.options import Choice
 from placement.models import Claim, Maintenance, MaintenanceHost, VmMigration
+from tests.examples import examples
 from tests.placement.maintenance.draining import RESERVE_MIB, Drains, fleet
 from tests.placement.moving import BY, Killed, claims_add_up
 
@@ -241,7 +242,7 @@ def test_any_order_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         Fleet,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=examples(EXAMPLES),
             stateful_step_count=25,
             deadline=None,
             phases=(Phase.generate,),  # which of two equal hosts is taken depends on random ids: nothing shrinks here

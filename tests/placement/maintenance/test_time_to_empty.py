@@ -16,6 +16,7 @@ RATE = 512
 MOST = 1.10
 
 
+@pytest.mark.sqlite  # arithmetic: no database makes it another
 @pytest.mark.parametrize("sources", [1, 2])
 def test_a_drain_takes_hardly_longer_than_the_lower_bound(world: Drains, sources: int) -> None:
     """VMs of 16 to 48 GiB at 512 MiB/s, two at a time per host: every free slot is used at once."""
