@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from pyVmomi import vim
 
 from cloudops.hypervisors.port import (
     Busy,
@@ -19,6 +20,7 @@ from cloudops.hypervisors.port import (
     NoPermission,
     PowerState,
 )
+from cloudops.hypervisors.vsphere.errors import typed
 from tests.hypervisors.contract import eventually, opened
 from tests.hypervisors.migration_contract import LIVE, OFFLINE, MigrationContract, Pair, ended, failure
 from tests.vsphere.fake import ClusterPlan, DatastorePlan, FakeVcenter, HostPlan, VmPlan
@@ -34,36 +36,42 @@ class TestVsphereMigration(MigrationContract):
     """Between two hosts of one vCenter."""
 
     @pytest.fixture(params=["one cluster", "two clusters"])
-    def pair(self, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    def site(self, request: pytest.FixtureRequest) -> Iterator[FakeVcenter]:
         there = "Cluster A" if request.param == "one cluster" else "Cluster B"
         hosts = [HostPlan("esx-1"), HostPlan("esx-2", there)]
         vms = [VmPlan("runs", "esx-1"), VmPlan("off", "esx-1", powered_on=False)]
-        with FakeVcenter(hosts=hosts, vms=vms) as vcenter:
-            spec = vcenter.spec(timeout_seconds=5.0)
+        with FakeVcenter(hosts=hosts, vms=vms) as site:
+            yield site
 
-            def break_destination() -> None:
-                with vcenter.world.lock:
-                    vcenter.world.connect(vcenter.host("esx-2"), "notResponding")
+    @pytest.fixture
+    def pair(self, site: FakeVcenter) -> Pair:
+        spec = site.spec(timeout_seconds=5.0)
 
-            def mend_destination() -> None:
-                with vcenter.world.lock:
-                    vcenter.world.connect(vcenter.host("esx-2"), "connected")
+        def connect(state: str) -> None:
+            with site.world.lock:
+                site.world.connect(site.host("esx-2"), state)
 
-            yield Pair(
-                source=spec,
-                destination=spec,
-                there=target(vcenter, "esx-2"),
-                back=target(vcenter, "esx-1"),
-                nowhere=MigrationTarget(spec, "host-9999", vcenter.uri),
-                running=vcenter.vm("runs").instance_uuid,
-                stopped=vcenter.vm("off").instance_uuid,
-                twin="",
-                slow=LIVE,
-                break_destination=break_destination,
-                mend_destination=mend_destination,
-                slowly=lambda: vcenter.faults.holding(HELD),
-                tells_downtime=False,
-            )
+        return Pair(
+            source=spec,
+            destination=spec,
+            there=target(site, "esx-2"),
+            back=target(site, "esx-1"),
+            nowhere=MigrationTarget(spec, "host-9999", site.uri),
+            running=site.vm("runs").instance_uuid,
+            stopped=site.vm("off").instance_uuid,
+            twin="",
+            slow=LIVE,
+            break_destination=lambda: connect("notResponding"),
+            mend_destination=lambda: connect("connected"),
+            slowly=lambda: site.faults.holding(HELD),
+            tells_downtime=False,
+        )
+
+    def test_a_name_that_is_taken_there(self, pair: Pair, source: Hypervisor) -> None:
+        """No two VMs have one name here; what vCenter says of a name in another folder is told as everywhere."""
+        error = typed(vim.fault.DuplicateName(name="off", msg="The name 'off' already exists."))
+        assert (error.code, error.platform_code) == ("vm-name-taken", "DuplicateName")
+        assert "'off' already exists" in error.detail
 
 
 @pytest.fixture
