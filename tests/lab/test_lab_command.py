@@ -65,7 +65,9 @@ def running(service_dir: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]
 class TestReal:
     pytestmark = real
 
-    def test_up_faults_and_down_without_a_trace(self, running: tuple[subprocess.Popen[bytes], Path]) -> None:
+    def test_up_faults_killed_up_again_and_down_without_a_trace(
+        self, running: tuple[subprocess.Popen[bytes], Path], service_dir: Path
+    ) -> None:
         process, state = running
         status = said(state, "status")
         assert "http://localhost:" in status
@@ -86,22 +88,14 @@ class TestReal:
         second = lab(state, "up", f"--port={free_port()}")
         assert second.returncode == 1
         assert "a lab already runs with this state" in second.stderr
-        said(state, "down")
-        assert process.wait(10) == 0
-        assert not state.exists()
-        assert processes_of(state) == []
-
-    def test_a_killed_lab_is_no_trouble_for_the_next(
-        self, running: tuple[subprocess.Popen[bytes], Path], service_dir: Path
-    ) -> None:
-        process, state = running
-        process.kill()
+        process.kill()  # a killed lab is no trouble for the next
         process.wait()
         wait_until_gone(state, within_seconds=30)
         again = start(state, service_dir / "again")
         said(state, "down")
         assert again.wait(10) == 0
         assert not state.exists()
+        assert processes_of(state) == []
 
 
 def test_every_fault_of_the_command_line_is_answered() -> None:
