@@ -10,16 +10,16 @@ from typing import Any
 
 from django.utils import timezone
 
-from cloudops.core import crypto, runtime
+from cloudops.core import runtime
 from cloudops.core.actors import system
 from cloudops.hypervisors import registry
-from cloudops.hypervisors.port import Kind
 from cloudops.inventory import endpoints
-from cloudops.inventory.models import Cluster, Connection, Endpoint, Host, Vm
+from cloudops.inventory.models import Cluster, Connection, Host, Vm
 from consoles.models import ConsoleSession, OwnConnection
 from tests.consoles.gate import Gate, Page, gate
 from tests.consoles.world import World, build
 from tests.vsphere.fake import FakeVcenter
+from tests.vsphere.rows import endpoint_on
 
 ROOMY = 500
 
@@ -31,14 +31,7 @@ def build_on(vcenter: FakeVcenter, now: datetime) -> World:
     runtime.change(
         by=system("test"), now=now, console_host_limit=ROOMY, console_user_limit=ROOMY, console_vm_limit=ROOMY
     )
-    endpoint = Endpoint.objects.create(
-        kind=Kind.VSPHERE,
-        uri=vcenter.uri,
-        username=vcenter.username,
-        secret_encrypted=crypto.encrypt(vcenter.password),
-        certificate_sha256=vcenter.fingerprint_sha256,
-        timeout_seconds=10,
-    )
+    endpoint = endpoint_on(vcenter, timeout_seconds=10)
     cluster, _ = Cluster.objects.get_or_create(name="vsphere")
     hosts = {
         one.ref: Host.objects.create(

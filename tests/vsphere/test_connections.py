@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,19 +12,6 @@ from cloudops.hypervisors.vsphere.driver import VsphereHypervisor
 from tests.relay.lab import until
 from tests.vsphere.fake import FakeVcenter
 from tests.vsphere.test_console import connect, nothing_left, ref_of
-
-
-@pytest.fixture
-def vcenter() -> Iterator[FakeVcenter]:
-    with FakeVcenter(hosts=1, vms=2) as made:
-        yield made
-
-
-@pytest.fixture
-def driver(vcenter: FakeVcenter) -> Iterator[VsphereHypervisor]:
-    made = VsphereHypervisor(vcenter.spec())
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -31,19 +30,6 @@ from tests.vsphere.fake import FakeVcenter
 LIMIT = 40
 LOOPS = 500
 LOOPS_AT_ONCE = 4
-
-
-@pytest.fixture
-def vcenter() -> Iterator[FakeVcenter]:
-    with FakeVcenter(hosts=2, vms=2) as made:
-        yield made
-
-
-@pytest.fixture
-def driver(vcenter: FakeVcenter) -> Iterator[VsphereHypervisor]:
-    made = VsphereHypervisor(vcenter.spec())
-    yield made
-    made.close()
 
 
 def ref_of(vcenter: FakeVcenter, name: str = "vm-0001") -> str:

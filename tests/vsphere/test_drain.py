@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import pytest
 from django.utils import timezone
 
-from cloudops.core import crypto
 from cloudops.core.actors import Actor, ActorKind
 from cloudops.core.errors import Conflict
 from cloudops.core.models import Operation
@@ -24,6 +23,7 @@ from placement.models import ClaimKind, Maintenance, MaintenanceHost, Platform, 
 from tests.placement.maintenance.draining import quiet_queues
 from tests.placement.moving import claims_add_up
 from tests.vsphere.fake import ClusterPlan, FakeVcenter, HostPlan, VmPlan
+from tests.vsphere.rows import endpoint_on
 
 BY = Actor(ActorKind.USER, "ada", user_id=None, address="192.0.2.7")
 LONGEST_SECONDS = 60.0
@@ -94,15 +94,7 @@ def site(*, drs: bool = False) -> Iterator[Site]:
     plan = [ClusterPlan("Cluster A", drs=drs)]
     with quiet_queues(), FakeVcenter(hosts=hosts, vms=vms, clusters=plan, task_seconds=0.05) as vcenter:
         cluster = clusters.create(name=f"vc {uuid.uuid4()}", by=BY, now=timezone.now())
-        spec = vcenter.spec()
-        endpoint = Endpoint.objects.create(
-            kind="vsphere",
-            uri=vcenter.uri,
-            username=spec.username,
-            secret_encrypted=crypto.encrypt(spec.secret),
-            certificate_sha256=spec.certificate_sha256,
-            timeout_seconds=5,
-        )
+        endpoint = endpoint_on(vcenter)
         for name, entity in vcenter.world.hosts.items():
             Host.objects.create(endpoint=endpoint, cluster=cluster, ref=entity.mo_id, name=name)
         found = Site(vcenter, endpoint)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from cloudops.core import crypto
 from cloudops.core.actors import Actor, ActorKind
 from cloudops.core.models import Operation
 from cloudops.hypervisors import registry
@@ -24,6 +23,7 @@ from scaling import headroom, next_start, planning, resize_run, resizes, subject
 from scaling.models import Resize, VmSize
 from scaling.values import Plan, Reach, Wanted
 from tests.vsphere.fake import FakeVcenter, HostPlan, VmPlan
+from tests.vsphere.rows import endpoint_on
 
 BY = Actor(ActorKind.USER, "ada", user_id=None, address="192.0.2.7")
 
@@ -91,15 +91,7 @@ VMS = (
 @contextmanager
 def _site() -> Iterator[Site]:
     with FakeVcenter(hosts=[HostPlan("esx-1", cpu_threads=64)], vms=VMS, task_seconds=0.02) as vcenter:
-        spec = vcenter.spec()
-        endpoint = Endpoint.objects.create(
-            kind="vsphere",
-            uri=vcenter.uri,
-            username=spec.username,
-            secret_encrypted=crypto.encrypt(spec.secret),
-            certificate_sha256=spec.certificate_sha256,
-            timeout_seconds=5,
-        )
+        endpoint = endpoint_on(vcenter)
         cluster = clusters.create(name="sizes", by=BY, now=timezone.now())
         Host.objects.create(endpoint=endpoint, cluster=cluster, ref=vcenter.host("esx-1").mo_id, name="esx-1")
         offering = Offering.objects.create(

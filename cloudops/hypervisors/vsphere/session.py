@@ -131,19 +131,13 @@ class Session:
         link = self._reuse(deadline)
         if link is not None:
             return link
-        self.backoff.check()
-        link = self.fresh(deadline)
-        try:
-            self._prepare(link)
-        except BaseException as error:
-            self.discard(link)
-            failure = self._typed(error)
-            if not self._closed:
-                self.backoff.failed(failure)
-            if failure is error:
+        with self._counted():
+            link = self.fresh(deadline)
+            try:
+                self._prepare(link)
+            except BaseException:
+                self.discard(link)
                 raise
-            raise failure from error
-        self.backoff.succeeded()
         return link
 
     def _reuse(self, deadline: float) -> Link | None:
@@ -196,8 +190,8 @@ class Session:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Around a login, with the lock held: whoever waited for one that failed does not try at once again, as some
-        wrong passwords lock the account."""
+        """Around a connection or a login: whoever waited for one that failed does not try at once again, as some wrong
+        passwords lock the account. What is raised inside comes out typed."""
         self.backoff.check()
         try:
             yield
