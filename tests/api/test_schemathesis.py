@@ -53,6 +53,7 @@ ROWS_BY_RESOURCE = {
     "offerings": ("offering", "hidden_offering"),
     "console-sessions": ("session", "member_session"),
     "release-requests": ("request",),
+    "foreign-connections": ("foreign", "unnamed"),
     "operations": ("operation",),
     "events": ("event",),
     "servers": ("process",),
