@@ -26,12 +26,15 @@ SIZES = {"1440": {"width": 1440, "height": 900}, "390": {"width": 390, "height":
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 FLEET_URI = "simulated://fleet?hosts=6&vms=8&seed=3"
 # Fonts are there, what the page asks for after it was loaded has come, and nothing moves any more that will ever rest.
+# A page of something that is under way may never be so calm: it is taken as it is after a while.
 SETTLED = """async () => {
     await document.fonts.ready;
-    for (let calm = 0; calm < 3; calm++) {
+    const until = performance.now() + 3000;
+    for (let calm = 0; calm < 3 && performance.now() < until; calm++) {
         await new Promise(requestAnimationFrame);
         const moving = document.getAnimations().filter(one => one.effect.getComputedTiming().endTime !== Infinity);
-        await Promise.allSettled(moving.map(one => one.finished));
+        const late = new Promise(done => setTimeout(done, until - performance.now()));
+        await Promise.race([late, Promise.allSettled(moving.map(one => one.finished))]);
         if (document.querySelector(".htmx-request")) calm = -1;
     }
 }"""
