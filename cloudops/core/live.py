@@ -20,7 +20,6 @@ log = structlog.get_logger(__name__)
 SEND_SECONDS = 2.0
 ATTEMPTS = 2
 MOST_WAITING = 10_000
-MOST_WAITING = 10_000
 _GROUP_PREFIX = "live."
 
 

@@ -161,6 +161,9 @@ class Host(models.Model):
     platform_cluster = models.CharField(
         max_length=200, blank=True, help_text="The platform's own cluster that it is in (vSphere)."
     )
+    platform_name = models.CharField(
+        max_length=200, blank=True, editable=False, help_text="What it is called there, whatever its name here."
+    )
     platform_maintenance = models.BooleanField(
         default=False, help_text="It is in the platform's own maintenance mode (vSphere)."
     )

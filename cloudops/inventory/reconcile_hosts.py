@@ -22,7 +22,7 @@ NOT_REPORTED: Final = (
 _OBSERVED = ("connection", "connection_changed_at", "error_code", "error_detail", "error_remedy")
 _FACTS = ("cpu_threads", "cpu_mhz", "cpu_model", "memory_mib", "hypervisor_version", "networks", "datastores")
 _GAUGES = ("cpu_percent", "memory_free_mib")
-_PLATFORM = ("cluster", "platform_cluster", "platform_maintenance", "simulator")
+_PLATFORM = ("cluster", "platform_cluster", "platform_name", "platform_maintenance", "simulator")
 
 
 def reconcile(endpoint: Endpoint, facts: Sequence[HostFacts], notices: Notices) -> dict[str, Host]:
@@ -41,6 +41,7 @@ def reconcile(endpoint: Endpoint, facts: Sequence[HostFacts], notices: Notices) 
             _set_unreachable(row, NOT_REPORTED, notices)
         else:
             _follow(row, places, fact, notices)
+            _rename(row, fact, notices)
             _apply(row, fact, notices)
     for row in fresh:
         _apply(row, reported[row.ref], notices)
@@ -92,6 +93,7 @@ def _new(endpoint: Endpoint, rows: Sequence[Host], places: takeover.Places, fact
         vnc_listen_address=rows[0].vnc_listen_address,
         schedulable=any(row.schedulable for row in rows),
         platform_cluster=fact.cluster[:200],
+        platform_name=fact.name[:200],
     )
 
 
@@ -104,6 +106,18 @@ def _follow(row: Host, places: takeover.Places, fact: HostFacts, notices: Notice
         notices.event("host.changed", subject=row, data={"changed": {"platform_cluster": [was, row.platform_cluster]}})
         notices.touch_host(row)
         notices.hosts[row.pk] = None
+
+
+def _rename(row: Host, fact: HostFacts, notices: Notices) -> None:
+    """As it is called there now, unless people gave it a name of its own here."""
+    name, was = fact.name[:200], row.platform_name
+    row.platform_name = name
+    if was in ("", name) or row.name != was:
+        return
+    row.name = name
+    notices.event("host.changed", subject=row, data={"changed": {"name": [was, name]}})
+    notices.touch_host(row)
+    notices.hosts[row.pk] = None
 
 
 def _apply(row: Host, fact: HostFacts, notices: Notices) -> None:

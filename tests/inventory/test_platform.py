@@ -374,3 +374,18 @@ def test_a_host_that_joins_is_read_without_waiting_for_the_next_interval(
     watch.notice(HypervisorEvent(EventKind.HOSTS_CHANGED))
     assert len(asked) == 1
     assert asked[0] <= 1
+
+
+def test_a_host_is_called_as_its_platform_calls_it_unless_people_named_it(vcenter: FakeHypervisor) -> None:
+    first, second, _ = add()
+    hosts.change_host(second, by=ADMIN, now=NOW, name="rack 2")
+    vcenter.host_list[:2] = [
+        host_facts(number, name=f"{name}.example.org", cluster="A", tags=()) for number, name in ((1, "a"), (2, "b"))
+    ]
+    again()
+    assert dict(Host.objects.filter(ref__in=[first.ref, second.ref]).values_list("ref", "name")) == {
+        first.ref: "a.example.org",
+        second.ref: "rack 2",
+    }
+    told = Event.objects.filter(kind="host.changed", subject_id=str(first.pk)).latest("at")
+    assert told.data["changed"] == {"name": ["esx1", "a.example.org"]}
