@@ -217,7 +217,14 @@ CELERY_TASK_TIME_LIMIT = 900
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 1800, "socket_timeout": 10, "socket_connect_timeout": 5}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 1800,
+    "socket_timeout": 5,
+    "socket_connect_timeout": 2,
+    # Who queues a task while Redis is away is told so at once; workers wait for it in a loop of their own.
+    "max_retries": 1,
+    "interval_start": 0.1,
+}
 CELERY_TIMEZONE = "UTC"
 
 LANGUAGE_CODE = "en-gb"
