@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from uuid import UUID, uuid4
 
 from django.db import IntegrityError, connection, transaction
@@ -72,16 +73,13 @@ def insert(
     False, and nothing is changed, when the host cannot take it (any more), or is not what was decided on: ``structure``
     stands for its cluster, tags, networks and storage.
     """
-    terms = {"any_hold": ignore_hold, "any_will": ignore_schedulable, "structure": structure}
+    terms = (ignore_hold, ignore_schedulable, structure)
     if connection.vendor == "postgresql":
-        parameters = statements.values_of(claim)
-        parameters |= {name: statements.as_text(value) for name, value in terms.items()}
-        for row in beside:
-            parameters |= statements.values_of(row, prefix=statements.prefix_of(type(row)))
-        return statements.run(statements.take_postgres(*map(type, beside)), parameters).count == 1
+        values = [*terms, *statements.values_of(claim), *chain.from_iterable(map(statements.values_of, beside))]
+        return statements.run(statements.take_postgres(*map(type, beside)), values).count == 1
     with connection.cursor() as cursor, transaction.atomic():
         room = {"host_id": statements.key_of(claim.host_id), "vcpus": claim.vcpus, "memory_mib": claim.memory_mib}
-        cursor.execute(statements.take_room(), room | terms)
+        cursor.execute(statements.take_room(), room | dict(zip(statements.TERMS, terms, strict=True)))
         if cursor.rowcount != 1:
             return False
         for row in (claim, *beside):

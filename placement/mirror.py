@@ -264,7 +264,7 @@ class Mirror:
     def _differences(self) -> list[tuple[Any, ...]]:
         postgres = connection.vendor == "postgresql"
         if postgres and not self._unsure:
-            few = statements.run(_FEW, {"horizon": str(self._horizon)}).rows
+            few = statements.run(_FEW, (self._horizon,)).rows
             if len(few) < MOST_DIFFERENCES:
                 return [_read(row) for row in few]
         query, parameters = (_POSTGRES if postgres else _SQLITE), {"horizon": self._horizon}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Self
 
 ALLOCATORS = ("first-fit", "spread", "pack", "least-consoles", "random", "weights")
@@ -95,8 +96,11 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """JSON's own types; values that are the default are left out."""
-        values = ((name, getattr(self, name), default) for name, default in _DEFAULTS)
-        return {name: _plain(value) for name, value, default in values if value != default}
+        return {
+            name: _plain(value)
+            for (name, default), value in zip(_DEFAULTS, _values(self), strict=True)
+            if value != default
+        }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
@@ -123,9 +127,12 @@ _DEFAULTS = tuple(
     )
     for one in fields(Spec)
 )
+_values = attrgetter(*(name for name, _ in _DEFAULTS))
 
 
 def _plain(value: Any) -> Any:
+    if value.__class__ in (int, str):
+        return value
     if isinstance(value, tuple):
         return list(value)
     if isinstance(value, Mapping):

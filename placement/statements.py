@@ -11,18 +11,20 @@ a transaction it goes straight to libpq: a driver's cursor costs several times w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from hashlib import sha256
+from operator import attrgetter, itemgetter
 from typing import Any, TypeVar, cast
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import psycopg
-from django.db import connection
-from django.db.models import BinaryField, Model
+from django.db import DEFAULT_DB_ALIAS, connection, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Model
 from django.db.models.base import ModelState
 from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGconn
@@ -51,7 +53,8 @@ _JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
 @dataclass(frozen=True, eq=False)
 class Statement:
-    """PostgreSQL's, with ``%(name)s`` where its parameters go; those in ``binary`` are bytes, all others text."""
+    """PostgreSQL's, with ``%(name)s`` where its parameters go; those in ``binary`` (``bytea``, ``uuid``) are sent as
+    bytes, all others as text."""
 
     text: str
     names: tuple[str, ...]
@@ -84,21 +87,16 @@ class Answer:
 def take_postgres(*more: type[Model]) -> Statement:
     """Takes the room and inserts the claim, and a row of each of these models, with their names before the columns';
     does nothing when there is no room."""
-    rows: list[tuple[type[Model], str]] = [(Claim, ""), *((model, prefix_of(model)) for model in more)]
+    rows: list[tuple[type[Model], str]] = [(Claim, ""), *((model, f"{model._meta.model_name}_") for model in more)]
     parts = [f"WITH room AS ({TAKE_ROOM.format(version=versions.POSTGRES_NOW)} RETURNING host_id)"]
     names: list[str] = [*TERMS]
     binary: set[str] = set()
     for number, (model, prefix) in enumerate(rows, 1):
         insert = _insert(model, source="room", prefix=prefix)
         parts.append(insert if number == len(rows) else f", part_{number} AS ({insert})")
-        names += [name for name, _ in _columns(model, prefix)]
-        binary |= {f"{prefix}{one.column}" for one in model._meta.concrete_fields if isinstance(one, BinaryField)}
+        names += [f"{prefix}{one.column}" for one in model._meta.concrete_fields]
+        binary |= {f"{prefix}{one.column}" for one in model._meta.concrete_fields if one.db_type(connection) in _BINARY}
     return Statement("\n".join(parts), tuple(names), frozenset(binary))
-
-
-def prefix_of(model: type[Model]) -> str:
-    """What the names of such a row's values begin with, beside a claim's."""
-    return f"{model._meta.model_name}_"
 
 
 def take_room() -> str:
@@ -128,41 +126,62 @@ def key_of(host_id: UUID) -> Any:
     return HostCapacity._meta.pk.get_db_prep_value(host_id, connection)
 
 
-def values_of(row: Model, *, prefix: str = "") -> dict[str, str | bytes | None]:
-    """A row's values by column, for :func:`run`."""
-    values = row.__dict__
-    return {name: as_text(values[attribute]) for name, attribute in _columns(type(row), prefix)}
+def values_of(row: Model) -> tuple[Any, ...]:
+    """A row's values in the order of its columns, for :func:`run`."""
+    return _getter(type(row))(row.__dict__)
 
 
 @cache
-def _columns(model: type[Model], prefix: str) -> tuple[tuple[str, str], ...]:
-    return tuple((f"{prefix}{field.column}", field.attname) for field in model._meta.concrete_fields)
+def _getter(model: type[Model]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    return itemgetter(*(field.attname for field in model._meta.concrete_fields))
 
 
-def as_text(value: Any) -> str | bytes | None:
-    """As PostgreSQL reads it, whatever the column's type. One type for all parameters: by a driver's own choice of them
-    (a small number, a large one, none) the same statement would be prepared again and again."""
-    if value is None or value.__class__ in (str, bytes):
-        return value
-    return _JSON.encode(value) if value.__class__ in (dict, list) else str(value)
+def _json(value: Any) -> bytes:
+    return _JSON.encode(value).encode()
 
 
-def run(statement: Statement, values: Mapping[str, str | bytes | None]) -> Answer:
-    """Runs it, prepared, on the present PostgreSQL connection. ``values`` as :func:`as_text` gives them.
+_BINARY = frozenset({"bytea", "uuid"})
+_WIRE: dict[type, Callable[[Any], bytes]] = {
+    bytes: bytes,
+    str: str.encode,
+    UUID: attrgetter("bytes"),
+    dict: _json,
+    list: _json,
+}
+
+
+def _wire(value: Any) -> bytes | None:
+    """As libpq sends it: text, whatever the column's type, but what :class:`Statement` has as ``binary``. One type for
+    all: by a driver's own choice of them (a small number, a large one) the same statement would be prepared again and
+    again."""
+    if value is None:
+        return None
+    known = _WIRE.get(value.__class__)
+    return str(value).encode() if known is None else known(value)
+
+
+def run(statement: Statement, values: Sequence[Any]) -> Answer:
+    """Runs it, prepared, on the present PostgreSQL connection, with values in the order of its names.
 
     Raises Django's database errors.
     """
-    plain = not connection.get_autocommit() or connection.execute_wrappers or connection.queries_logged
-    return _by_cursor(statement, values) if plain else _by_libpq(statement, [values[name] for name in statement.names])
+    wrapper = connections[DEFAULT_DB_ALIAS]
+    plain = not wrapper.get_autocommit() or wrapper.execute_wrappers or wrapper.queries_logged
+    return (_by_cursor if plain else _by_libpq)(wrapper, statement, values)
 
 
-def _by_cursor(statement: Statement, values: Mapping[str, str | bytes | None]) -> Answer:
+def _by_cursor(wrapper: BaseDatabaseWrapper, statement: Statement, values: Sequence[Any]) -> Answer:
     """Django's way: it begins transactions, and whoever counts or logs queries sees it."""
-    with connection.cursor() as cursor:
+    with wrapper.cursor() as cursor:
         cursor.cursor = _Prepared(cursor.cursor.connection)
-        cursor.execute(statement.text, values)
-        found = cursor.cursor.pgresult
-        return _answer(found)
+        cursor.execute(statement.text, dict(zip(statement.names, map(_as_text, values), strict=True)))
+        return _answer(cursor.cursor.pgresult)
+
+
+def _as_text(value: Any) -> str | bytes | None:
+    if value is None or value.__class__ in (str, bytes):
+        return value
+    return _JSON.encode(value) if value.__class__ in (dict, list) else str(value)
 
 
 class _Prepared(psycopg.Cursor[Any]):
@@ -175,13 +194,13 @@ class _Prepared(psycopg.Cursor[Any]):
 _prepared: WeakKeyDictionary[psycopg.Connection[Any], set[bytes]] = WeakKeyDictionary()
 
 
-def _by_libpq(statement: Statement, values: Iterable[str | bytes | None]) -> Answer:
+def _by_libpq(wrapper: BaseDatabaseWrapper, statement: Statement, values: Iterable[Any]) -> Answer:
     """Waits as long as the server's ``statement_timeout`` lets it, as any statement does."""
-    connection.close_if_health_check_failed()
-    connection.ensure_connection()
-    line: psycopg.Connection[Any] = connection.connection
-    packed = [value.encode() if isinstance(value, str) else value for value in values]
-    with connection.wrap_database_errors, line.lock:
+    wrapper.close_if_health_check_failed()
+    wrapper.ensure_connection()
+    line: psycopg.Connection[Any] = wrapper.connection
+    packed = [_wire(value) for value in values]
+    with wrapper.wrap_database_errors, line.lock:
         known = _prepared.setdefault(line, set())
         if statement.name in known:
             with suppress(psycopg.errors.InvalidSqlStatementName):  # psycopg forgets all when it rolls back

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+from typing import Any
 
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Q
 
 from cloudops.core.models import Operation
 from cloudops.inventory.models import Host, Vm
+
+
+class StoredJSONField(models.JSONField):
+    """JSON that is written often, read as a whole and never searched: kept as text, for a fraction of what making
+    ``jsonb`` of it costs PostgreSQL."""
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:
+        return "text"
+
+    def from_db_value(self, value: str | None, *_: Any) -> Any:
+        return None if value is None else json.loads(value)
+
+    def get_db_prep_value(self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False) -> str | None:
+        return None if value is None else json.dumps(value, separators=(",", ":"))
 
 
 class FleetSnapshot(models.Model):
@@ -72,8 +89,8 @@ class Decision(models.Model):
     engine = models.PositiveSmallIntegerField(help_text="The version of the rules it was made by.")
     hosts_considered = models.PositiveIntegerField()
     hosts_fit = models.PositiveIntegerField()
-    spec = models.JSONField()
-    summary = models.JSONField(help_text="Losses per filter, best hosts with scores, nearest miss.")
+    spec = StoredJSONField()
+    summary = StoredJSONField(help_text="Losses per filter, best hosts with scores, nearest miss.")
     snapshot = models.ForeignKey(
         FleetSnapshot,
         null=True,

@@ -31,7 +31,7 @@ def taken(host: Host, name: str) -> Claim:
 
 
 def test_both_ways_answer_alike() -> None:
-    values: dict[str, str | bytes | None] = {"number": "41", "data": b"\x00\xff"}
+    values = (41, b"\x00\xff")
     straight = statements.run(ONE, values)
     with CaptureQueriesContext(connection) as seen:
         assert statements.run(ONE, values) == straight
@@ -55,6 +55,6 @@ def test_errors_are_djangos_and_leave_the_connection_in_order(host: Host) -> Non
     with pytest.raises(AlreadyClaimed), claims.once(again):
         claims.insert(again)
     with pytest.raises(DataError):
-        statements.run(ONE, {"number": "not a number", "data": b""})
+        statements.run(ONE, ("not a number", b""))
     taken(host, "next")
     assert Claim.objects.count() == 2
