@@ -28,6 +28,7 @@ NOVA_COUNTS = {"100": 10, "1000": 5, "10000": 1}
 RACE_HOSTS, FULL_HOSTS, PEER_RACE_HOSTS = 10_000, 100, 1_000
 VMS = 200_000
 STRIDE = 20_000
+TURN = 30
 
 
 def main() -> None:
@@ -87,13 +88,20 @@ class Bench:
             samples: dict[str, list[float]] = {"ours": [], "bare": [], **{name: [] for name in peers}}
             ours.ask(do="decide", count=20, seed=1, first=1)
             for number in range(rounds):
-                asked = {"do": "decide", "count": count, "seed": 2 + number}
-                samples["ours"] += ours.ask(**asked, first=1_000 + 2 * number * count)["ms"]
-                samples["bare"] += ours.ask(**asked, first=1_000 + (2 * number + 1) * count, bare=True)["ms"]
+                self._decide(ours, samples, number, count)
                 for name, peer in peers.items():
                     counts = PEER_COUNTS if name == "placement" else NOVA_COUNTS
                     samples[name] += peer.ask(do="decide", count=counts[size], seed=2 + number)["ms"]
             self._tell_decisions(size, samples, ours.ask(do="check"))
+
+    def _decide(self, ours: Peer, samples: dict[str, list[float]], number: int, count: int) -> None:
+        """With and without the explanation in turns that are short beside what else slows the machine down."""
+        first = 1_000 + 2 * number * count
+        for turn in range(count // TURN):
+            for name in ("ours", "bare") if turn % 2 else ("bare", "ours"):
+                asked = {"do": "decide", "count": TURN, "seed": 2 + number * count + turn, "first": first}
+                samples[name] += ours.ask(**asked, bare=name == "bare")["ms"]
+                first += TURN
 
     def _tell_decisions(self, size: str, samples: dict[str, list[float]], end: dict[str, Any]) -> None:
         hosts = f"{int(size):,} hosts"

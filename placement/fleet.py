@@ -222,6 +222,8 @@ class Derived:
 
     vcpu_free: Ints
     memory_free_mib: Ints
+    vcpu_whole: Ints
+    memory_whole_mib: Ints
     standings: dict[Any, Any] = field(default_factory=dict)
 
 
@@ -253,11 +255,21 @@ class Fleet:
             return self.memory_capacity_mib - self.memory_claimed_mib
         return self.derived.memory_free_mib
 
+    @property
+    def vcpu_whole(self) -> Ints:
+        """vCPUs that each host may promise, at least 1: what shares are of."""
+        return np.maximum(self.vcpu_capacity, 1) if self.derived is None else self.derived.vcpu_whole
+
+    @property
+    def memory_whole_mib(self) -> Ints:
+        """The same of memory."""
+        return np.maximum(self.memory_capacity_mib, 1) if self.derived is None else self.derived.memory_whole_mib
+
     def derive(self) -> None:
         """Keeps what follows from the columns from now on. Whoever changes columns then calls this again, or
         :meth:`put`."""
         self.derived = None
-        self.derived = Derived(self.vcpu_free, self.memory_free_mib)
+        self.derived = Derived(self.vcpu_free, self.memory_free_mib, self.vcpu_whole, self.memory_whole_mib)
 
     def put(self, place: int, values: Sequence[Any]) -> bool:
         """One host's new entries, in the order of :data:`STATE`; returns whether more than claims changed."""
@@ -268,6 +280,7 @@ class Fleet:
         if self.derived is not None:
             self.derived.vcpu_free[place] = vcpus - vcpus_claimed
             self.derived.memory_free_mib[place] = memory - memory_claimed
+            self.derived.vcpu_whole[place], self.derived.memory_whole_mib[place] = max(vcpus, 1), max(memory, 1)
         if [self.schedulable[place], self.connection[place], self.hold[place]] == standing:
             return bool(resized)
         self.schedulable[place], self.connection[place], self.hold[place] = standing

@@ -191,7 +191,7 @@ def _choose(spec: Spec, fleet: Fleet, places: Ints) -> _Chosen:
     if not len(places):
         return _Chosen(None, name, places, np.zeros(0))
     weights = with_preferences(spec, weights)
-    parts = {weigher: weight * WEIGHERS[weigher](spec, fleet, places) for weigher, weight in weights.items()}
+    parts = {one: _part(WEIGHERS[one](spec, fleet, places), weight) for one, weight in weights.items()}
     scores = reduce(np.add, parts.values())
     best = _best(scores, max(TOP, spec.among))
     pick = best[0]
@@ -206,6 +206,10 @@ def _choose(spec: Spec, fleet: Fleet, places: Ints) -> _Chosen:
         for place, values in zip(places[shown].tolist(), told, strict=True)
     )
     return _Chosen(int(places[pick]), name, places, scores, top)
+
+
+def _part(column: Floats, weight: float) -> Floats:
+    return column if weight == 1.0 else weight * column
 
 
 def _narrow(spec: Spec, fleet: Fleet, places: Ints) -> tuple[Ints, tuple[str, Mapping[str, float]]]:

@@ -18,20 +18,14 @@ PREFERENCE = 2.0
 """A preference counts as much as an empty host against a full one."""
 
 
-def _share(free: Ints, capacity: Ints) -> Floats:
-    return free / np.maximum(capacity, 1)
-
-
 def free_memory(spec: Spec, fleet: Fleet, places: Ints) -> Floats:
     """Share of the host's memory that is still free with this VM on it."""
-    capacity = fleet.memory_capacity_mib[places]
-    return _share(fleet.memory_free_mib[places] - spec.memory_mib, capacity)
+    return (fleet.memory_free_mib[places] - spec.memory_mib) / fleet.memory_whole_mib[places]
 
 
 def free_cpu(spec: Spec, fleet: Fleet, places: Ints) -> Floats:
     """Share of the host's vCPUs that is still free with this VM on it."""
-    capacity = fleet.vcpu_capacity[places]
-    return _share(fleet.vcpu_free[places] - spec.vcpus, capacity)
+    return (fleet.vcpu_free[places] - spec.vcpus) / fleet.vcpu_whole[places]
 
 
 def free_consoles(spec: Spec, fleet: Fleet, places: Ints) -> Floats:
