@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 from uuid import UUID, uuid4
 
 from django.db import IntegrityError, connection, transaction
@@ -14,7 +12,7 @@ from django.db.models import F, Model, Q, QuerySet
 
 from cloudops.core.models import Operation
 from cloudops.inventory.models import Vm
-from placement import statements, versions
+from placement import prepared, statements, versions
 from placement.errors import AlreadyClaimed, CapacityGone, NothingIncoming
 from placement.models import Claim, ClaimKind, HostCapacity
 
@@ -49,7 +47,7 @@ def take(
         created_at=now,
     )
     try:
-        with once(claim), transaction.atomic():
+        with Once(claim), transaction.atomic():
             if insert(claim, ignore_hold=ignore_hold, ignore_schedulable=ignore_schedulable):
                 return claim
     except AlreadyClaimed:
@@ -63,41 +61,52 @@ def take(
 def insert(
     claim: Claim,
     *,
-    beside: Sequence[Model] = (),
+    beside: Callable[[], Sequence[Model]] = tuple,
     structure: int | None = None,
     ignore_hold: bool = False,
     ignore_schedulable: bool = False,
 ) -> bool:
-    """Takes the room and writes the claim, with the rows ``beside`` it (what led to it), all or nothing.
+    """Takes the room and writes the claim, with the rows ``beside`` it (what led to it), all or nothing. They are asked
+    for while the database is at work.
 
     False, and nothing is changed, when the host cannot take it (any more), or is not what was decided on: ``structure``
     stands for its cluster, tags, networks and storage.
     """
     terms = (ignore_hold, ignore_schedulable, structure)
     if connection.vendor == "postgresql":
-        values = [*terms, *statements.values_of(claim), *chain.from_iterable(map(statements.values_of, beside))]
-        return statements.run(statements.take_postgres(*map(type, beside)), values).count == 1
+        values = (*terms, *statements.values_of(claim))
+        return prepared.run(statements.take_postgres(), values, then=lambda: _calls(beside(), claim)).count == 1
     with connection.cursor() as cursor, transaction.atomic():
         room = {"host_id": statements.key_of(claim.host_id), "vcpus": claim.vcpus, "memory_mib": claim.memory_mib}
         cursor.execute(statements.take_room(), room | dict(zip(statements.TERMS, terms, strict=True)))
         if cursor.rowcount != 1:
             return False
-        for row in (claim, *beside):
+        for row in (claim, *beside()):
             row.save(force_insert=True)
         return True
 
 
-@contextmanager
-def once(claim: Claim) -> Iterator[None]:
+def _calls(rows: Iterable[Model], claim: Claim) -> list[prepared.Call]:
+    return [(statements.beside_postgres(type(row)), (*statements.values_of(row), claim.pk)) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
     """Around :func:`insert` and its transaction. Raises :class:`AlreadyClaimed` for a VM's second claim of a kind."""
-    try:
-        yield
-    except IntegrityError as error:
-        found = Claim.objects.filter(vm=claim.vm_id, kind=claim.kind).select_related("host__host", "vm").first()
-        if found is None:
-            raise
-        name = found.host.host.name
-        raise AlreadyClaimed(f"{found.vm.name} has its room on {name}.", vm=str(claim.vm_id), host=name) from error
+
+    claim: Claim
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if not isinstance(error, IntegrityError):
+            return
+        vm_id, kind = self.claim.vm_id, self.claim.kind
+        found = Claim.objects.filter(vm=vm_id, kind=kind).select_related("host__host", "vm").first()
+        if found is not None:
+            name = found.host.host.name
+            raise AlreadyClaimed(f"{found.vm.name} has its room on {name}.", vm=str(vm_id), host=name) from error
 
 
 def gone(claim: Claim) -> CapacityGone:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID, uuid4
 
-from django.db import connection, transaction
+from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
+from django.db.models import Model
 
 from cloudops.core import live, runtime
 from cloudops.core.actors import Actor
@@ -29,6 +30,7 @@ from placement.statements import made
 ATTEMPTS = 8
 PLACED, REFUSED = map(str, Decision.Outcome.values)
 TELL_SECONDS = 0.25
+_NOTHING = nullcontext()
 MOST_CANDIDATES = 500
 
 
@@ -105,13 +107,13 @@ def place(
                 continue
             kept = owner.keep(now=now)
             ground = None if result.host is None else owner.ground(result.host)
-        decision = _row(asked, result, kept, vm=vm, operation=operation, by=by, now=now)
+        row = partial(_row, asked, result, kept, vm=vm, operation=operation, by=by, now=now)
         if ground is None:
-            raise _refused(decision, kept, asked, result)
+            raise _refused(row(), kept, asked, result)
         claim = made(
             Claim,
             id=uuid4(),
-            host_id=decision.host_id,
+            host_id=UUID(ground.host),
             vm_id=vm.pk,
             kind=str(kind),
             operation_id=operation.pk if operation else None,
@@ -120,8 +122,8 @@ def place(
             adopted=False,
             created_at=now,
         )
-        beside = (decision,) if kept.new is None else (kept.new, decision)
-        with claims.once(claim), _together():
+        beside = _Beside(row, kept.new)
+        with claims.Once(claim), _together():
             taken = claims.insert(
                 claim,
                 beside=beside,
@@ -134,15 +136,34 @@ def place(
         if taken:
             owner.claimed(ground, vcpus=spec.vcpus, memory_mib=spec.memory_mib)
             _tell()
-            return Placed(decision, claim)
+            return Placed(beside.decision, claim)
         fresh = attempt >= ATTEMPTS // 2
     raise CapacityGone(f"Others were quicker {ATTEMPTS} times.", attempts=ATTEMPTS)
 
 
+@dataclass(slots=True)
+class _Beside:
+    """What is stored beside a claim, made when it is asked for."""
+
+    make: Callable[[], Decision]
+    snapshot: FleetSnapshot | None
+    made: Decision | None = None
+
+    def __call__(self) -> tuple[Model, ...]:
+        return (self.decision,) if self.snapshot is None else (self.snapshot, self.decision)
+
+    @property
+    def decision(self) -> Decision:
+        if self.made is None:
+            self.made = self.make()
+        return self.made
+
+
 def _together() -> AbstractContextManager[None]:
     """A transaction or a savepoint, but where one statement does everything by itself."""
-    alone = connection.vendor == "postgresql" and not connection.in_atomic_block
-    return nullcontext() if alone else transaction.atomic()
+    wrapper = connections[DEFAULT_DB_ALIAS]
+    alone = not wrapper.in_atomic_block and wrapper.vendor == "postgresql"
+    return _NOTHING if alone else transaction.atomic()
 
 
 def _needs_consoles(spec: Spec) -> bool:

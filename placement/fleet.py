@@ -7,6 +7,7 @@ No Django. :class:`Structure` is what rarely changes (who the hosts are, their t
 from __future__ import annotations
 
 import json
+import struct
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ STATE = tuple(name for name, _ in LOAD if name not in ("consoles", "console_limi
 CHANGE = np.dtype([("host", "<i4"), *LOAD])
 CLAIMED = ("vcpu_claimed", "memory_claimed_mib")
 CLAIM = np.dtype([("host", "<i4"), *((name, "<i4") for name in CLAIMED)])
+_CLAIM = struct.Struct("<3i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,9 +365,20 @@ class Fleet:
             fleet.apply(zlib.decompress(difference))
         return fleet
 
-    def changes(self, places: Collection[int], claims: Collection[int] = ()) -> bytes:
-        """These hosts' entries, for :meth:`apply` on an older copy; of hosts in ``claims`` only what is claimed."""
-        return len(places).to_bytes(4, "little") + self._packed(places, CHANGE) + self._packed(claims, CLAIM)
+    def changes(
+        self, places: Collection[int], claims: Collection[int] = (), packed: dict[int, bytes] | None = None
+    ) -> bytes:
+        """These hosts' entries, for :meth:`apply` on an older copy; of hosts in ``claims`` only what is claimed.
+        ``packed`` holds entries of an earlier call, of hosts on which nothing was claimed since, and is added to."""
+        head = len(places).to_bytes(4, "little") + self._packed(places, CHANGE)
+        if packed is None:
+            return head + self._packed(claims, CLAIM)
+        return head + b"".join([packed.get(place) or self._pack_claim(place, packed) for place in claims])
+
+    def _pack_claim(self, place: int, packed: dict[int, bytes]) -> bytes:
+        claimed = int(self.vcpu_claimed[place]), int(self.memory_claimed_mib[place])
+        entry = packed[place] = _CLAIM.pack(place, *claimed)
+        return entry
 
     def _packed(self, places: Collection[int], kind: np.dtype[Any]) -> bytes:
         if not places:

@@ -22,7 +22,7 @@ from django.db import connection, transaction
 
 from cloudops.inventory import signals
 from cloudops.inventory.notices import ask
-from placement import capacity, readings, statements, versions
+from placement import capacity, prepared, readings, statements, versions
 from placement.fleet import CONNECTIONS, HOLDS, STATE, Fleet, HostRow
 from placement.models import FleetSnapshot
 
@@ -52,7 +52,7 @@ _POSTGRES = DIFFERENCES.format(
     horizon=versions.POSTGRES_OLDEST,
     own="COALESCE(c.version = pg_current_xact_id_if_assigned()::text::bigint, false)",
 )
-_FEW = statements.Statement(f"{_POSTGRES} ORDER BY c.version LIMIT {MOST_DIFFERENCES}", ("horizon",))
+_FEW = prepared.Statement(f"{_POSTGRES} ORDER BY c.version LIMIT {MOST_DIFFERENCES}", ("horizon",))
 _SQLITE = DIFFERENCES.format(host_id="c.host_id", since="%(horizon)s", horizon="c.version + 1", own="1")
 
 
@@ -76,12 +76,15 @@ class Ground:
 
 @dataclass
 class Changed:
-    """Places of hosts that differ from a snapshot: some in their claims only."""
+    """Places of hosts that differ from a snapshot: some in their claims only, of which ``packed`` has what was told."""
 
     claims: set[int] = field(default_factory=set)
     more: set[int] = field(default_factory=set)
+    packed: dict[int, bytes] = field(default_factory=dict)
 
     def add(self, claims: Iterable[int], more: Iterable[int]) -> None:
+        for place in claims:
+            self.packed.pop(place, None)
         self.more.update(more)
         self.claims.update(claims)
         self.claims -= self.more
@@ -166,7 +169,8 @@ class Mirror:
             raise AssertionError("only within up_to_date")
         near, base, fleet = self._usable(self._snapshot, now), self._usable(self._base, now), self.fleet
         if near is not None and len(near.changed) <= SNAPSHOT_CHANGES:
-            return Kept(near.id, fleet.changes(near.changed.more, near.changed.claims), None)
+            changed = near.changed
+            return Kept(near.id, fleet.changes(changed.more, changed.claims, changed.packed), None)
         if base is not None and len(base.changed) > self._most_changes(fleet):
             base = None
         data = fleet.encode() if base is None else fleet.difference(base.changed.more, base.changed.claims)
@@ -264,7 +268,7 @@ class Mirror:
     def _differences(self) -> list[tuple[Any, ...]]:
         postgres = connection.vendor == "postgresql"
         if postgres and not self._unsure:
-            few = statements.run(_FEW, (self._horizon,)).rows
+            few = prepared.run(_FEW, (self._horizon,)).rows
             if len(few) < MOST_DIFFERENCES:
                 return [_read(row) for row in few]
         query, parameters = (_POSTGRES if postgres else _SQLITE), {"horizon": self._horizon}

@@ -191,6 +191,7 @@ async def test_a_name_is_forgotten_when_its_connection_is_gone(
         assert await g.in_use() == 2
         page.close(1000)
         await g.eventually(lambda: vcenter.connections() == 1)
+        await g.eventually(lambda: open_sessions(world.vm) == 0)
         found = await g.db(reconcile.reconcile_vms, endpoint=endpoint, vms=[world.vm], now=timezone.now())
         assert (found.foreign, found.ghosts_dropped) == (1, 0), "the stranger's stays as it is"
         assert await g.db(OwnConnection.objects.count) == 0
