@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import select
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +26,8 @@ from psycopg.errors import InvalidSqlStatementName
 from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
 
-SEND_SECONDS = 20.0
+WAIT_SECONDS = 30.0
+"""Longer than the server's ``statement_timeout``."""
 _JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
 
@@ -71,8 +71,9 @@ class Answer:
 def run(statement: Statement, values: Sequence[Any], *, then: Then = tuple) -> Answer:
     """Runs it on the present PostgreSQL connection, and what follows it, all or nothing; returns its own answer.
 
-    ``then`` is asked for what follows before the answer is known: those statements must do nothing by themselves where
-    the first did nothing. Raises Django's database errors.
+    ``then`` is asked for what follows before the answer is known, with the first one's locks held: it must not wait for
+    anything, and those statements must do nothing by themselves where the first did nothing. Raises Django's database
+    errors.
     """
     wrapper = connections[DEFAULT_DB_ALIAS]
     if wrapper.get_autocommit() and not wrapper.execute_wrappers and not wrapper.queries_logged:
@@ -194,16 +195,17 @@ class _Exchange:
 
     def _flush(self) -> None:
         """Off with it. What the socket does not take at once is waited for."""
-        deadline = time.monotonic() + SEND_SECONDS
         while self.line.flush():
-            if not select.select([], [self.line.socket], [], max(0.0, deadline - time.monotonic()))[1]:
-                raise psycopg.OperationalError("The database server takes nothing more.")
+            self._wait(select.POLLOUT)
 
     def _heard(self) -> list[PGresult]:
         """An answer to each that was sent; None comes after each, and twice only from a server that is gone."""
         found: list[PGresult] = []
         last: PGresult | None = None
         while True:
+            while self.line.is_busy():
+                self._wait(select.POLLIN)  # libpq would wait as well, but with all of Python
+                self.line.consume_input()
             result = self.line.get_result()
             if result is None and last is None and found:
                 raise psycopg.OperationalError("The database server closed the connection.")
@@ -212,6 +214,12 @@ class _Exchange:
                     return found
                 found.append(result)
             last = result
+
+    def _wait(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self.line.socket, event)
+        if not poll.poll(WAIT_SECONDS * 1e3):
+            raise psycopg.OperationalError("The database server does not answer.")
 
     def _answer_of(self, found: Sequence[PGresult]) -> Answer:
         """The first statement's. What is answered beyond what was sent is about the end: a constraint that is checked
