@@ -1,4 +1,7 @@
-"""Every endpoint, called by everybody: one table, which must name every route that there is."""
+"""Every endpoint, called by everybody: one table, which must name every route that there is.
+
+Who may do what does not depend on the database: on SQLite only. test_schemathesis.py sends these requests to PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -197,6 +200,7 @@ TABLE = [
 ]
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method} {row.path} {row.note}".strip())
 def test_everybody_gets_what_the_table_says(world: World, row: Row) -> None:
     got = {}
@@ -265,6 +269,7 @@ def _pattern(path: str, routes: set[tuple[str, str]]) -> str:
     raise AssertionError(f"{path} is not a route")
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("row", [row for row in TABLE if "{" in row.path], ids=lambda row: f"{row.method} {row.path}")
 def test_what_does_not_exist_is_not_found(world: World, row: Row) -> None:
     """The same answer as to a stranger, or the right is missing anyway; never an error of ours."""
