@@ -1,6 +1,7 @@
 """Every endpoint, called by everybody: one table, which must name every route that there is.
 
-Who may do what does not depend on the database: on SQLite only. test_schemathesis.py sends these requests to PostgreSQL.
+Who may do what does not depend on the database: on SQLite only. test_schemathesis.py sends these requests to
+PostgreSQL.
 """
 
 from __future__ import annotations
