@@ -113,7 +113,7 @@ def database_config(url: str) -> DatabaseConfig:
             "CONN_HEALTH_CHECKS": True,
             "OPTIONS": {
                 "connect_timeout": 5,
-                # Only for cursors that ask for it (placement/statements.py); a plan made once serves any parameters.
+                # Only for cursors that ask for it (placement/prepared.py); a plan made once serves any parameters.
                 "prepare_threshold": 5,
                 # Under ASGI requests run on many threads: a pool keeps connections few and their start cheap.
                 "pool": {"min_size": 1, "max_size": 20, "timeout": 10},

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from placement import words
-from placement.fleet import Fleet, Floats, Ints
+from placement.fleet import Fleet
 from placement.scheduler import NearestMiss, Result, Verdict, cluster_results, decide, verdicts
 from placement.spec import Spec
+from placement.structure import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)

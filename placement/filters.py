@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from placement.fleet import CONNECTIONS, HOLDS, UP, Bools, Fleet, Floats, Ints
+from placement.fleet import CONNECTIONS, HOLDS, UP, Fleet
 from placement.spec import Groups, Spec
+from placement.structure import Bools, Floats, Ints
 
 Column = Bools | None
 NEVER = 0

@@ -11,8 +11,9 @@ from typing import Any
 from uuid import UUID
 
 from cloudops.inventory.models import Cluster, Host
-from placement.fleet import ClusterRow, HostRow
+from placement.fleet import HostRow
 from placement.models import ClusterPolicy
+from placement.structure import ClusterRow
 
 _CAPACITY = ("vcpu_capacity", "memory_capacity_mib", "vcpu_claimed", "memory_claimed_mib", "hold", "structure")
 _HOST = ("pk", "name", "cluster_id", "endpoint__kind", "cpu_model", "networks", "datastores", "schedulable")

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from placement.filters import FILTERS, Column, Filter, Measure
-from placement.fleet import Bools, Fleet, Floats, Ints
+from placement.fleet import Fleet
 from placement.spec import Spec
+from placement.structure import Bools, Floats, Ints
 from placement.weighers import TAKES_TURNS, WEIGHERS, allocator_for, cluster_ranks, turn, with_preferences
 
 ENGINE = 1

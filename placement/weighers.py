@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from placement.fleet import ClusterRow, Fleet, Floats, Ints
+from placement.fleet import Fleet
 from placement.spec import Groups, Spec
+from placement.structure import ClusterRow, Floats, Ints
 
 Weigher = Callable[[Spec, Fleet, Ints], Floats]
 PREFERENCE = 2.0

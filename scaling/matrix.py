@@ -20,7 +20,7 @@ from cloudops.core.models import RuntimeSettings
 from cloudops.hypervisors.port import Kind, PowerState, ScalingState
 from cloudops.inventory.models import Offering, Vm
 from cloudops.inventory.offering_rules import bounds
-from placement.fleet import Bools, Ints
+from placement.structure import Bools, Ints
 from scaling import cpu, gates, memory, memory_hot_add, vcpus
 from scaling.preflight import preflight
 from scaling.rooms import Rooms

@@ -19,8 +19,9 @@ from cloudops.core.models import RuntimeSettings
 from cloudops.inventory.models import Host, Vm
 from placement import mirror
 from placement.filters import FILTERS
-from placement.fleet import UP, Bools, Fleet, Ints
+from placement.fleet import UP, Fleet
 from placement.spec import Spec
+from placement.structure import Bools, Ints
 from placement.vm_migrations import Options, specs_of_moves
 from scaling import quotas
 from scaling.quotas import Left

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from placement import words
 from placement.filters import BY_NAME, FILTERS
-from placement.fleet import ClusterRow, Fleet, HostRow
+from placement.fleet import Fleet, HostRow
 from placement.scheduler import Result, cluster_results, decide, legal, verdicts
 from placement.spec import ALLOCATORS, Purpose, Spec
+from placement.structure import ClusterRow
 from placement.weighers import WEIGHERS, mix, turn
 from tests.placement.world import fleet, key, row, spec
 

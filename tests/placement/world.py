@@ -15,8 +15,9 @@ from cloudops.hypervisors.port import PowerState
 from cloudops.inventory import tags as tag_rows
 from cloudops.inventory.models import Cluster, Connection, Endpoint, Host, Offering, Template, Vm
 from placement import capacity
-from placement.fleet import ClusterRow, Fleet, HostRow
+from placement.fleet import Fleet, HostRow
 from placement.spec import Purpose, Spec
+from placement.structure import ClusterRow
 
 NOW = datetime(2030, 1, 15, 12, 0, tzinfo=UTC)
 BY: Actor = system("test")
